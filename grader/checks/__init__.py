@@ -1,0 +1,1 @@
+"""One module an incident: what must hold, decided from evidence."""

@@ -1,0 +1,1 @@
+"""A class: an ordinary nbgrader course directory, and the configuration that makes it safe."""

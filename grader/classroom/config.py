@@ -1,0 +1,83 @@
+"""nbgrader's configuration for this course. A class's nbgrader_config.py is two lines:
+
+from grader.classroom.config import configure
+configure(get_config())
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nbgrader.converters import Autograde, GenerateAssignment
+from nbgrader.coursedir import CourseDirectory
+from nbgrader.preprocessors import NbGraderPreprocessor
+
+from grader.paths import SOLUTIONS
+from grader.release.stubs import stub
+
+ASSIGNMENT = "bit_for_bit"
+
+
+class StripSavepoint(NbGraderPreprocessor):
+    """Take the solutions out of savepoint/*.py: generate_assignment copies .py files verbatim.
+
+    First in the list, and a preprocessor rather than a hook: what it raises fails the release.
+    """
+
+    def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
+        course = CourseDirectory(parent=self)
+        released = Path(
+            course.format_path(course.release_directory, ".", resources["nbgrader"]["assignment"])
+        )
+        for path in sorted(released.glob("savepoint/*.py")):
+            path.write_text(stub(path.read_text(encoding="utf-8"), path.name), encoding="utf-8")
+        return nb, resources
+
+
+class DropEmptyMetadata(NbGraderPreprocessor):
+    """An empty nbgrader dict in one copied cell would abort a whole batch."""
+
+    def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
+        for cell in nb.cells:
+            if not cell.metadata.get("nbgrader", True):
+                del cell.metadata["nbgrader"]
+        return nb, resources
+
+
+def configure(c: Any) -> None:
+    """Set on nbgrader's config object what this course needs; a class may override it after."""
+    c.CourseDirectory.course_id = "bit_for_bit"
+    root = c.CourseDirectory.root if "root" in c.CourseDirectory else str(Path.cwd())
+    # Two graders at once wait for each other instead of failing.
+    c.CourseDirectory.db_url = f"sqlite:///{Path(root) / 'gradebook.db'}?timeout=60"
+    c.CourseDirectory.ignore = [
+        ".ipynb_checkpoints",
+        "*.pyc*",
+        "__pycache__",
+        "feedback",
+        ".course",
+        ".git",
+    ]
+
+    c.GenerateAssignment.preprocessors = [
+        StripSavepoint,
+        *GenerateAssignment.preprocessors.default(),
+    ]
+    # The only code cells that learners fill in are predictions.
+    c.ClearSolutions.code_stub = {"python": 'prediction = "?"  # your letter, as text'}
+    c.ClearSolutions.text_stub = "*Write here: two or three sentences.*"
+
+    # Without this, autograde replaces the learner's modules by the solution's.
+    c.Autograde.exclude_overwriting = {
+        ASSIGNMENT: [f"savepoint/{p.name}" for p in sorted((SOLUTIONS / "savepoint").glob("*.py"))]
+    }
+    c.Autograde.sanitize_preprocessors = [
+        DropEmptyMetadata,
+        *Autograde.sanitize_preprocessors.default(),
+    ]
+    # A deleted check cell comes back, rather than waiting for a mark for ever.
+    c.OverwriteCells.add_missing_cells = True
+    # Longer than the longest check takes to give up on a package that hangs.
+    c.Execute.timeout = 180
+    c.Execute.shutdown_kernel = "immediate"

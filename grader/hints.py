@@ -1,0 +1,51 @@
+"""Hints: three rungs a check, each asked for, remembered beside the learner's work."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+
+from grader import paths, registry
+
+
+def next_hint(code: str, rung: int | None = None) -> str:
+    """The next rung for a hint code (or rung 1, 2 or 3), as text. Raises UnknownName."""
+    check, misconception = registry.find_hint(code)
+    seen = _seen()
+    if rung is None:
+        rung = min(seen.get(check.id, 0) + 1, len(check.hints))
+    rung = max(1, min(rung, len(check.hints)))
+    _remember({**seen, check.id: max(rung, seen.get(check.id, 0))})
+    lines = [f"{check.id}: {check.title}"]
+    if misconception:
+        lines.append(misconception)
+    lines.append(f"Hint {rung} of {len(check.hints)}: {check.hints[rung - 1]}")
+    if rung < len(check.hints):
+        lines.append("Ask again for the next one.")
+    return "\n".join(lines)
+
+
+def _file() -> Path | None:
+    with contextlib.suppress(paths.NoPackage):
+        root = paths.package_root()
+        if root not in (paths.SOLUTIONS, paths.NOTEBOOKS):
+            return root / ".course" / "hints.json"
+    return None
+
+
+def _seen() -> dict[str, int]:
+    file = _file()
+    with contextlib.suppress(OSError, ValueError):
+        if file:
+            found = json.loads(file.read_text(encoding="utf-8"))
+            return {str(k): int(v) for k, v in found.items()} if isinstance(found, dict) else {}
+    return {}
+
+
+def _remember(seen: dict[str, int]) -> None:
+    file = _file()
+    with contextlib.suppress(OSError):
+        if file:
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(json.dumps(seen, indent=1), encoding="utf-8")

@@ -1,0 +1,65 @@
+"""The judge as a process of its own, for a kernel: ``python -m grader.judge_process``.
+
+The kernel runs learner code, so nothing is decided there. One JSON request a line on stdin, one
+JSON answer a line on stdout; it ends when stdin does.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from grader import explain, registry
+from grader.client import GraderFault, Runner, start_runner
+from grader.judge import judge
+from grader.verdict import Status
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the kernel's Interrupt is not for us
+    runner = start_runner()  # warms up while the learner reads
+    try:
+        for line in sys.stdin:
+            print(json.dumps(answer(json.loads(line), runner)), flush=True)
+    finally:
+        runner.close()
+
+
+def answer(request: dict[str, Any], runner: Runner) -> dict[str, Any]:
+    """A verdict for ``{"check": …}``, or what a replay recorded for ``{"replay": …}``."""
+    package = Path(request["savepoint"])
+    if "replay" in request:
+        return _replay(request, package, runner)
+    return judge(
+        registry.checks()[request["check"]],
+        package,
+        runner,
+        seed=request.get("seed"),
+        answer=request.get("answer"),
+    ).as_json()
+
+
+def _replay(request: dict[str, Any], package: Path, runner: Runner) -> dict[str, Any]:
+    probe = {
+        "probe": request["replay"],
+        "args": request.get("args", {}),
+        "savepoint": str(package),
+        "world_size": request.get("world_size", 1),
+        "seconds": request.get("seconds", 60),
+        "memory": 4 << 30,
+    }
+    try:
+        report = runner.run(probe, {})[0]
+    except GraderFault as fault:
+        return {"ok": False, "status": str(Status.GRADER_FAULT), "message": str(fault)}
+    if report.outcome == "ok":
+        return {"ok": True, "facts": report.facts}
+    status, message = explain.failure(report)
+    return {"ok": False, "status": str(status), "message": message}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,327 @@
+"""The warm server: torch is imported and one training step done; each probe is a fork of it.
+
+    python -m grader.server             fork a process for each probe, until stdin ends
+    python -m grader.server --single    be the process for one probe (where fork is not safe)
+
+A fork costs milliseconds; importing torch and taking a first step costs seconds. The server runs
+no learner code itself, has one thread (forked children of a threaded process can hang), and ends
+when its stdin does. It reads requests from stdin and writes reports to stdout (see wire.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import stat
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from grader import wire
+
+MAX_OUTPUT = 16 << 20  # bytes a probe may print before it is stopped
+KEPT_OUTPUT = 4 << 10  # bytes of that which are kept, from the end
+MAX_FILES = 200
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36
+
+
+def prctl(option: int, value: int) -> None:
+    """Linux's prctl; elsewhere nothing."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def warm() -> None:
+    """Import everything a probe uses and train one step, so that no fork has to."""
+    import pkgutil
+
+    import torch
+
+    from grader import probes
+
+    torch.set_num_threads(1)
+    for module in pkgutil.iter_modules(probes.__path__):
+        __import__(f"grader.probes.{module.name}")
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4))
+    for optimizer in (
+        torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9),
+        torch.optim.AdamW(model.parameters()),
+    ):
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+        torch.nn.functional.cross_entropy(model(torch.ones(4, 4)), torch.ones(4).long()).backward()
+        optimizer.step()
+        scheduler.step()
+
+
+def serve() -> None:
+    """Answer requests one after another until stdin ends."""
+    requests, reports = _own_streams()
+    warm()
+    prctl(PR_SET_DUMPABLE, 0)  # a probe must not write this process's memory through /proc
+    prctl(PR_SET_CHILD_SUBREAPER, 1)  # what a probe leaves running becomes ours to kill
+    wire.send(reports, {"ready": True, "pid": os.getpid()})
+    while (message := wire.receive(requests)) is not None:
+        header, blobs = message
+        header_out, blobs_out = _run(header, blobs)
+        wire.send(reports, header_out, blobs_out)
+
+
+def serve_single() -> None:
+    """Run the probe of one request in this very process; whoever started us keeps the time."""
+    from grader import child
+
+    requests, reports = _own_streams()
+    warm()
+    wire.send(reports, {"ready": True, "pid": os.getpid()})
+    message = wire.receive(requests)
+    if message is None:
+        return
+    header, blobs = message
+    os.chdir(header["cwd"])
+    _limit(header)
+    child.run(header, blobs, reports)
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def _own_streams() -> tuple[Any, Any]:
+    """The protocol's streams, moved away from descriptors 0 and 1: a print must not reach them."""
+    requests = os.fdopen(os.dup(0), "rb")
+    reports = os.fdopen(os.dup(1), "wb")
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    os.dup2(2, 1)
+    return requests, reports
+
+
+def _run(
+    header: dict[str, Any], blobs: dict[str, bytes]
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Fork a process per rank, wait for them within the limits, collect what they left."""
+    started = time.monotonic()
+    work = Path(tempfile.mkdtemp(prefix="probe-")).resolve()
+    try:
+        fill(work, blobs)
+        header = {**header, "cwd": str(work)}
+        ranks = [_Rank(header, blobs, rank) for rank in range(header.get("world_size", 1))]
+        _watch(ranks, deadline=started + header["seconds"])
+        for rank in ranks:
+            rank.end()
+        kill_descendants()
+        files, listing = collect(work, header.get("max_files_bytes", 64 << 20))
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    reports: dict[str, Any] = {"ranks": [], "listing": listing}
+    for number, rank in enumerate(ranks):
+        report, tensors = rank.report()
+        reports["ranks"].append(report)
+        if tensors is not None:
+            files[f"tensors/{number}"] = tensors
+    reports["seconds"] = time.monotonic() - started
+    return reports, files
+
+
+class _Rank:
+    """One forked process: its pipes, and what has come through them so far."""
+
+    def __init__(self, header: dict[str, Any], blobs: dict[str, bytes], rank: int) -> None:
+        evidence_in, evidence_out = os.pipe()
+        output_in, output_out = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            _become_probe({**header, "rank": rank}, blobs, evidence_out, output_out)
+        os.close(evidence_out)
+        os.close(output_out)
+        self.evidence, self.output = bytearray(), bytearray()
+        self.printed = 0
+        self.open = {evidence_in: self._take_evidence, output_in: self._take_output}
+        self.stopped: str | None = None
+        self.status: int | None = None
+
+    def _take_evidence(self, data: bytes) -> None:
+        self.evidence += data
+        if len(self.evidence) > wire.MAX_MESSAGE:
+            self.stop("too much output")
+
+    def _take_output(self, data: bytes) -> None:
+        self.printed += len(data)
+        self.output = (self.output + data)[-KEPT_OUTPUT:]
+        if self.printed > MAX_OUTPUT:
+            self.stop("too much output")
+
+    def stop(self, why: str) -> None:
+        self.stopped = self.stopped or why
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+    def poll(self) -> bool:
+        """Whether the process has ended."""
+        if self.status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.status = status
+        return self.status is not None
+
+    def end(self) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)  # what it started in its own process group
+        if self.status is None:
+            self.stop("timed out")
+            self.status = os.waitpid(self.pid, 0)[1]
+        for descriptor in self.open:
+            os.close(descriptor)
+
+    def report(self) -> tuple[dict[str, Any], bytes | None]:
+        report: dict[str, Any] = {"stage": ""}
+        tensors = None
+        for header, blobs in wire.parse(bytes(self.evidence)):
+            report.update(header)
+            tensors = blobs.get("tensors", tensors)
+        if self.stopped:
+            report["outcome"] = self.stopped
+        elif "outcome" not in report:
+            code = os.waitstatus_to_exitcode(self.status or 0)
+            report["outcome"] = "exited"
+            report["exit_code"] = code
+        report["output"] = bytes(self.output).decode(errors="replace")
+        return report, tensors
+
+
+def _watch(ranks: list[_Rank], deadline: float) -> None:
+    """Read the ranks' pipes until all have ended, or the deadline stops them."""
+    import select
+
+    while True:
+        polled = [rank.poll() for rank in ranks]
+        ended = all(polled)
+        left = deadline - time.monotonic()
+        if left <= 0 and not ended:
+            for rank in ranks:
+                rank.stop("timed out")
+        descriptors = {fd: take for rank in ranks for fd, take in rank.open.items()}
+        # After the end only what is already in the pipes: a daemon may hold them open for ever.
+        wait = 0 if ended else max(0.0, min(0.02, left))
+        ready, _, _ = select.select(list(descriptors), [], [], wait)
+        for fd in ready:
+            data = os.read(fd, 1 << 16)
+            if data:
+                descriptors[fd](data)
+            else:
+                for rank in ranks:
+                    if fd in rank.open:
+                        del rank.open[fd]
+                        os.close(fd)
+        if ended and (not ready or left <= 0):
+            return
+
+
+def _become_probe(header: dict[str, Any], blobs: dict[str, bytes], evidence: int, output: int):
+    """In the forked child: cut every tie to the server, run, and leave by _exit."""
+    code = 70
+    try:
+        os.setsid()
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        prctl(PR_SET_DUMPABLE, 1)
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.dup2(evidence, 3)
+        os.closerange(4, 4096)
+        sys.stdout = os.fdopen(1, "w", buffering=1, errors="replace", closefd=False)
+        sys.stderr = os.fdopen(2, "w", buffering=1, errors="replace", closefd=False)
+        os.chdir(header["cwd"])
+        _limit(header)
+        from grader import child
+
+        with os.fdopen(3, "wb") as out:
+            child.run(header, blobs, out)
+        sys.stdout.flush()
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _limit(header: dict[str, Any]) -> None:
+    """Bound memory, file size and core dumps, where the system can."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    in_use = 0
+    with contextlib.suppress(OSError, ValueError):
+        in_use = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    limits = [(resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, header.get("max_file", 256 << 20))]
+    if in_use:
+        limits.append((resource.RLIMIT_AS, in_use + header["memory"]))
+    for limit, value in limits:
+        _, hard = resource.getrlimit(limit)
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(limit, (value, hard))
+    # Past its file-size limit a write should fail with EFBIG, as on a full disk, not kill.
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+
+def kill_descendants() -> None:
+    """Kill what outlived a probe. As a subreaper, the server has become its parent."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    for _ in range(50):
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        try:
+            left = [int(pid) for pid in children.read_text().split()]
+        except OSError:  # not Linux
+            return
+        if not left:
+            return
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.002)
+
+
+def fill(work: Path, blobs: dict[str, bytes]) -> None:
+    """Write the request's ``file/<name>`` blobs into the probe's directory."""
+    for name, data in blobs.items():
+        if name.startswith("file/"):
+            target = work / name.removeprefix("file/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data)
+
+
+def collect(work: Path, budget: int) -> tuple[dict[str, bytes], list[list[Any]]]:
+    """(regular files as blobs, listing) of what the probe left. Follows no link, opens no pipe."""
+    files: dict[str, bytes] = {}
+    listing: list[list[Any]] = []
+    for folder, names, leaves in os.walk(work, followlinks=False):
+        names[:] = sorted(name for name in names if name != ".no-bytecode")
+        for leaf in sorted(leaves):
+            path = Path(folder, leaf)
+            info = path.lstat()
+            name = path.relative_to(work).as_posix()
+            kind = "file" if stat.S_ISREG(info.st_mode) else "other"
+            listing.append([name, kind, info.st_size, stat.S_IMODE(info.st_mode)])
+            if kind == "file" and info.st_size <= budget:
+                budget -= info.st_size
+                with contextlib.suppress(OSError):
+                    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+                    with os.fdopen(descriptor, "rb") as stream:
+                        files[f"file/{name}"] = stream.read()
+            if len(listing) >= MAX_FILES:
+                return files, listing
+    return files, listing
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the kernel's Interrupt is not for us
+    serve_single() if "--single" in sys.argv else serve()
