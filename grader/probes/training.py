@@ -32,6 +32,8 @@ class Stack(nn.Module):
         layers += [nn.Dropout(dropout), nn.Linear(WIDTH, CLASSES)]
         self.layers = nn.Sequential(*layers)
         self.layers[0].requires_grad_(False)
+        # Not in state_dict(), so not in a checkpoint.
+        self.register_buffer("scratch", torch.zeros(2), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)

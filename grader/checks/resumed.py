@@ -1,0 +1,179 @@
+"""The experiment that a resume is judged by: train, save, load in a fresh process, train on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from grader.checks import diagnose
+from grader.evidence import Evidence, differing, names
+from grader.judge import Trial, Wrong
+
+BATCH, WIDTH, CLASSES = 8, 6, 4
+
+# Each spec leaves in play only what its check is about; SAME_BITS leaves everything in play.
+PLAIN = {"dropout": 0.0, "noise": False, "schedule": "constant", "other_lr_scale": 1.0}
+WEIGHTS = PLAIN | {"optimizer": "sgd", "momentum": 0.0, "lr": 0.1}
+RATE = PLAIN | {"optimizer": "sgd", "momentum": 0.0, "lr": 0.1, "other_lr_scale": 3.0}
+MOMENTUM = PLAIN | {"optimizer": "sgd", "momentum": 0.9, "lr": 0.05}
+ADAM = PLAIN | {"optimizer": "adamw", "lr": 0.01}
+
+
+def draw_batches(trial: Trial, steps: int, suffix: str = "") -> dict[str, np.ndarray]:
+    """``x<suffix>`` of shape (steps, 8, 6) and ``y<suffix>`` of shape (steps, 8)."""
+    x = trial.rng.standard_normal((steps, BATCH, WIDTH)).astype(np.float32)
+    y = trial.rng.integers(0, CLASSES, (steps, BATCH))
+    return {f"x{suffix}": x, f"y{suffix}": y}
+
+
+class Experiment:
+    """Train, save, load in a fresh process, train on; and the same without the interruption."""
+
+    def __init__(
+        self, trial: Trial, spec: dict[str, Any], *, loss: float | None = None, **options: Any
+    ) -> None:
+        self.trial, self.spec = trial, spec
+        # An odd number of steps: two saves apart by a whole StepLR period would hide a lost one.
+        self.steps = 2 * int(trial.rng.integers(3, 6)) + 1
+        self.epoch = int(trial.rng.integers(2, 40))
+        drawn = float(trial.rng.uniform(0.1, 2.0))
+        self.loss = drawn if loss is None else loss
+        start = {"spec": spec, "seed": trial.draw_seed()}
+        before = draw_batches(trial, self.steps)
+        told = {"epoch": self.epoch, "loss": self.loss.hex()}
+        self.saved = trial.probe("lr_reset.save", start | told | options, tensors=before)
+        self.file = written(self.saved)
+        # Only now are the batches after the resume drawn: nothing in (A) could know them.
+        after = draw_batches(trial, 8)
+        again = {"spec": spec, "other_seed": trial.draw_seed()} | options
+        if options.get("resave"):
+            again |= told
+        files = {"checkpoint.pt": self.file}
+        self.resumed = trial.probe("lr_reset.resume", again, tensors=after, files=files)
+        everything = before | {name + "2": array for name, array in after.items()}
+        self.truth = trial.trusted("lr_reset.uninterrupted", start | options, tensors=everything)
+        self.inside = trial.trusted("lr_reset.inspect", files=files)
+
+    def first_difference(self) -> int | None:
+        """The first step after the load at which the weights differ; 0 if already at the load."""
+        truth, got = self.truth.tensors, self.resumed.tensors
+        if differing(truth.under("loaded/model"), got.under("loaded/model")):
+            return 0
+        for step in range(1, 9):
+            if differing(truth.under(f"step{step}"), got.under(f"step{step}")):
+                return step
+        return None
+
+    def told(self, step: int) -> str:
+        """The sentence that says what was done and where the runs part."""
+        done = f"Trained {self.steps} steps, saved, loaded in a new process, trained on."
+        if step == 0:
+            return f"{done}\nRight after the load the model is already another one."
+        number = self.steps + step
+        where = f"step {number}" + (" (the first after the load)" if step == 1 else "")
+        return f"{done} First difference: {where}."
+
+    def require_same(self) -> None:
+        """Raise Wrong, with the likeliest cause, unless all weights are equal, step by step."""
+        step = self.first_difference()
+        if step is None:
+            self.require_recipe_is_state()
+            return
+        detail, cause = self.diagnose()
+        raise Wrong(f"{self.told(step)}\n{detail}", cause)
+
+    def require_recipe_is_state(self) -> None:
+        """The file must hold the state itself, not a way to make it again."""
+        truth = self.truth.tensors.under("loaded/model")
+        got = self.inside.tensors.under("model")
+        if not self.inside.facts.get("opens"):
+            return  # lr_reset.loads_by_default says so
+        if bad := differing(truth, got):
+            raise Wrong(
+                "The resumed run is right, but the file does not hold the model: under "
+                f'"model_state_dict" {names(bad)} is absent or another.',
+                "not_in_file",
+            )
+
+    def diagnose(self) -> tuple[str, str]:
+        """(what the evidence shows, the likeliest cause): the first that fits, in this order."""
+        truth, got, facts = self.truth.tensors, self.resumed.tensors, self.resumed.facts
+        return (
+            diagnose.weights(truth, got)
+            or diagnose.links(facts)
+            or diagnose.rates(self.truth.facts, facts)
+            or diagnose.optimizer(truth, got)
+            or diagnose.extras(truth, got)
+            or diagnose.generators(truth, got)
+            or diagnose.later_rates(self.truth.facts, facts)
+            or ("Everything looked right after the load, and training parted all the same.", "")
+        )
+
+
+def written(evidence: Evidence, name: str = "checkpoint.pt") -> bytes:
+    """The file that the save left, or Wrong."""
+    if name not in evidence.files:
+        there = names(evidence.left()) or "nothing"
+        raise Wrong(
+            f"save_checkpoint({name!r}, …) returned, and there is no such file; in the directory: "
+            f"{there}.",
+            "no_file",
+        )
+    return evidence.files[name]
+
+
+def opened(trial: Trial, file: bytes) -> Evidence:
+    """What the file holds (D), or Wrong if torch.load's default refuses it."""
+    inside = trial.trusted("lr_reset.inspect", files={"checkpoint.pt": file})
+    require_opens(inside.facts)
+    return inside
+
+
+def require_opens(facts: dict[str, Any]) -> None:
+    if facts["opens"]:
+        return
+    blocked = facts["blocked"]
+    raise Wrong(
+        "torch.load(path), with its default, refuses the file"
+        + (f". Blocked: {names(blocked)}." if blocked else f" ({facts['error']})."),
+        "numpy_blocked" if any("numpy" in name for name in blocked) else "objects_pickled",
+    )
+
+
+def require_returned(experiment: Experiment) -> None:
+    returned = experiment.resumed.facts["returned"]
+    if returned["type"] != "dict" or returned["keys"] != ["epoch", "loss"]:
+        came = returned["type"] if returned["type"] != "dict" else f"keys {returned['keys']}"
+        raise Wrong(
+            f'load_checkpoint is to return exactly {{"epoch": …, "loss": …}}; it returned {came}.',
+            "returns",
+        )
+    if returned["epoch"] != experiment.epoch:
+        raise Wrong(
+            f"Saved with epoch={experiment.epoch}; load_checkpoint returned {returned['epoch']}.",
+            "epoch",
+        )
+    if returned["loss"] != experiment.loss.hex():
+        raise Wrong(
+            f"Saved with loss={experiment.loss!r}; load_checkpoint returned {returned['loss']}, "
+            "not the same to the bit.",
+            "loss_bits",
+        )
+
+
+def require_refusal(case: str, call: str, key: str, came: dict[str, Any], changed: bool) -> None:
+    if not came["raised"]:
+        raise Wrong(f"{case}: {call} returned, and training would go on without it.", "silent")
+    if "CheckpointError" not in came["bases"]:
+        raise Wrong(
+            f"{case}: expected a CheckpointError; came {came['raised']}: {came['text']}",
+            "wrong_exception",
+        )
+    # "scheduler" names it as well as "scheduler_state_dict" does.
+    if key.removesuffix("_state_dict").removesuffix("_state") not in came["text"]:
+        raise Wrong(f"{case}: the error does not name it: {came['text']!r}", "unnamed")
+    if changed:
+        raise Wrong(
+            f"{case}: CheckpointError, but only after something had been changed.", "too_late"
+        )
