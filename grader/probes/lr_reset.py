@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -251,3 +252,34 @@ def described_rng(state: Any) -> dict[str, Any]:
         "numpy": type(numpy).__name__,
         "numpy_keys": str(keys.dtype) if isinstance(keys, Tensor) else type(keys).__name__,
     }
+
+
+@probe
+def replay(context: Context):
+    """For notebook 01: train, save, start anew, load, train on; what the figure draws."""
+    from workbench import digits, fingerprint
+
+    histories, fingerprints = [], []
+    for seed in range(context.args["seeds"]):
+        history, model = _replayed(context, digits(), seed)
+        histories.append(asdict(history))
+        fingerprints.append(fingerprint(model))
+    return {"histories": histories, "fingerprints": fingerprints}
+
+
+def _replayed(context: Context, data: Any, seed: int) -> tuple[Any, Any]:
+    from workbench import train
+    from workbench.moments import seed_generators
+    from workbench.runs import EPOCHS, digits_run
+
+    module, cut = context.module("checkpoint"), context.args["cut"]
+    parts = digits_run(context.args["optimizer"], seed)
+    loss = train(**parts, data=data, epochs=cut, seed=seed).val_loss[-1]
+    told = {"epoch": cut - 1, "loss": loss}
+    context.call(module, "save_checkpoint", "run.pt", **parts, **told, said=SAVE)
+
+    parts = digits_run(context.args["optimizer"], seed + 100)  # a new script: all else differs
+    seed_generators(seed + 200)
+    returned = context.call(module, "load_checkpoint", "run.pt", **parts, said=LOAD)
+    start = returned["epoch"] + 1
+    return train(**parts, data=data, epochs=EPOCHS, start_epoch=start, seed=seed), parts["model"]
