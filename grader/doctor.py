@@ -31,7 +31,7 @@ def _findings() -> Iterator[tuple[str, str, str]]:
     version = platform.python_version()
     mark = "✓" if sys.version_info >= (3, 11) else "✗"
     yield mark, "Python", version if mark == "✓" else f"{version}; 3.11 or later is needed"
-    yield "✓", "system", f"{platform.system()} {platform.release()}, {platform.machine()}"
+    yield "✓", "system", f"{platform.system()}, {platform.machine()}"
     for package in PACKAGES:
         try:
             yield "✓", package, importlib.metadata.version(package)

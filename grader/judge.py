@@ -200,6 +200,8 @@ def judge(
         return verdict(Status.WRONG, message, code)
     except Failed as failed:
         status, message = explain.failure(failed.report)
+        if status is Status.NOT_IMPLEMENTED:
+            message += f"\nThis check will ask: {check.title[0].lower()}{check.title[1:]}."
         return verdict(status, message, check.id if status is not Status.GRADER_FAULT else None)
     except GraderFault as fault:
         return verdict(Status.GRADER_FAULT, explain.grader_fault(str(fault), check.id, seed))

@@ -1,0 +1,212 @@
+"""The same seed, the same run (notebook 02).
+
+A seed covers what draws from the generators it was given to, and nothing else. This module seeds
+the global ones, gives the data loader a generator of its own, and finds the first step at which
+two runs part.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+
+def set_seed(seed: int, *, deterministic: bool = True) -> None:
+    """Seed every global generator that a training run draws from.
+
+    ``seed`` is an int from 0 to 2**32 - 1. After the call Python's ``random``, NumPy's legacy
+    global generator (``np.random.rand()`` and its like) and torch on every device draw what they
+    draw after any other ``set_seed(seed)``, in this process or in another one; another seed gives
+    other numbers. Which numbers is up to you: each library may get the seed itself, or one made
+    from it. Calling it again starts all streams again.
+
+    With ``deterministic=True`` also:
+
+    - ``torch.backends.cudnn.deterministic`` is True and ``torch.backends.cudnn.benchmark`` False;
+    - ``torch.use_deterministic_algorithms(True)``: an operation that has no deterministic form
+      raises an error (it does not merely warn);
+    - the environment variable ``CUBLAS_WORKSPACE_CONFIG``, without which matrix products on a GPU
+      then raise an error, is set to one of its two deterministic values, ``:4096:8`` or ``:16:8``.
+      One that is already set to either stays. If it is not set and CUDA has already started (see
+      ``torch.cuda.is_initialized``) it is too late: it stays unset, and ``warnings.warn`` says so.
+      If it is set to anything else, ``warnings.warn`` says so; whether you then also replace it is
+      up to you.
+
+    With ``deterministic=False`` all of these stay as they are, whether on or off.
+
+    Not covered: hash randomisation, which decides the order of a set of strings. It is fixed when
+    the interpreter starts. Setting ``PYTHONHASHSEED`` from inside has no effect on this process, so
+    ``set_seed`` leaves it alone and does not warn about it; iterate over ``sorted(...)`` instead.
+    """
+    ### BEGIN SOLUTION: 02_seed_gaps, task 1: seed every generator a training run draws from
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    if not deterministic:
+        return
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True)
+    config = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+    if config is None and not torch.cuda.is_initialized():
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    elif config is None:
+        warnings.warn(
+            "CUDA has already started without CUBLAS_WORKSPACE_CONFIG: call set_seed before the "
+            "first CUDA call, or set it to ':4096:8' in the shell.",
+            stacklevel=2,
+        )
+    elif config not in (":4096:8", ":16:8"):
+        warnings.warn(
+            f"CUBLAS_WORKSPACE_CONFIG={config!r} is not deterministic: use ':4096:8' or ':16:8'.",
+            stacklevel=2,
+        )
+    ### END SOLUTION
+
+
+def seed_worker(worker_id: int) -> None:
+    """A ``worker_init_fn``: give each DataLoader worker random streams of its own.
+
+    It runs in the worker, before the first sample. What it must see to:
+
+    - the worker's global generators (Python, NumPy, torch): torch seeds them by itself, from the
+      loader's base seed and the worker's number. An empty body (``return``) is therefore already
+      right here, and enough for the core tasks. Do not make it worse.
+    - Further (no points): generator objects that the dataset carries, which every worker gets a
+      copy of: ``numpy.random.Generator``, ``random.Random`` and ``torch.Generator`` that are
+      instance attributes (in ``vars(dataset)``) of the dataset, of the dataset inside it when it
+      is a ``Subset`` or another wrapper with a ``.dataset``, and so on inwards. Each may be seeded
+      in place or replaced.
+
+    Afterwards every stream is different in each worker and in each epoch, and the same in each
+    run. A dataset may be any object that can be indexed, a list too.
+
+    Outside a worker it changes nothing.
+    """
+    ### BEGIN SOLUTION: 02_seed_gaps, further: seed the generator objects that a dataset carries
+    info = torch.utils.data.get_worker_info()
+    if info is None:
+        return
+    seeds = np.random.SeedSequence(info.seed)  # the epoch's base seed + the worker's number
+    dataset = info.dataset
+    while dataset is not None:
+        for value in getattr(dataset, "__dict__", {}).values():
+            _reseed(value, seeds.spawn(1)[0])
+        dataset = getattr(dataset, "dataset", None)
+    ### END SOLUTION
+
+
+### BEGIN SOLUTION: 02_seed_gaps, further: seed one generator object
+def _reseed(generator: Any, seed: np.random.SeedSequence) -> None:
+    # In place: a transform that holds the same object follows.
+    number = int(seed.generate_state(1, np.uint64)[0])
+    if isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = type(generator.bit_generator)(seed).state
+    elif isinstance(generator, random.Random):
+        generator.seed(number)
+    elif isinstance(generator, torch.Generator):
+        generator.manual_seed(number)
+
+
+### END SOLUTION
+
+
+def seeded_loader(dataset: Dataset[Any], *, seed: int, **kwargs: Any) -> DataLoader[Any]:
+    """A DataLoader that shuffles in an order that only the seed and the epoch decide.
+
+    ``dataset`` is map-style (it has a length and can be indexed); ``seed`` is an int from 0 to
+    2**32 - 1. ``kwargs`` are DataLoader's own (``batch_size``, ``num_workers``, ``drop_last``,
+    ``collate_fn``, ...) and mean what they mean there. Five of them are decided here: ``shuffle``,
+    ``sampler``, ``batch_sampler``, ``generator`` and ``worker_init_fn`` raise a ``TypeError`` from
+    this call, whatever their value, ``False`` and ``None`` too.
+
+    - **The order**: each epoch is a permutation of the dataset, a function of (seed, epoch) and
+      of nothing else: not of the epochs that came before, nor of a loop left early, nor of
+      ``num_workers``, nor of the process. Other epochs and other seeds have other orders. (A trap:
+      torch's CPU generator uses only the low 32 bits of its seed.)
+      ``loader.sampler.set_epoch(epoch)``, called before iterating, chooses the epoch (0, 1, ...),
+      as with ``DistributedSampler``. The choice stays until the next call: iterating twice gives
+      the same order twice. Before the first call it is epoch 0.
+    - **The global generators** (Python, NumPy, torch) of the calling process are where they were:
+      after building the loader, and between any two batches. (What the dataset itself draws is its
+      own affair.) Note that a DataLoader draws a base seed for its workers each time it is
+      iterated, even with ``num_workers=0``.
+    - **Workers**: any number, under fork, spawn and forkserver, each seeded with ``seed_worker``
+      (which must therefore not raise: ``return`` will do until you write it). What they draw is
+      different in each worker and in each epoch, and the same in each run from the first epoch.
+      Better still, and not asked for: epoch 5's workers draw the same in a fresh process that
+      starts at epoch 5, also with ``persistent_workers=True`` (torch seeds a worker once, when it
+      starts). Then a run with random augmentation resumes bit for bit.
+    """
+    ### BEGIN SOLUTION: 02_seed_gaps, task 2: a loader whose order only seed and epoch decide
+    decided_here = {"shuffle", "sampler", "batch_sampler", "generator", "worker_init_fn"}
+    if refused := decided_here & kwargs.keys():
+        raise TypeError(f"seeded_loader decides these itself: {', '.join(sorted(refused))}")
+    return _SeededLoader(
+        dataset,
+        sampler=_SeededSampler(dataset, seed),
+        generator=torch.Generator(),
+        worker_init_fn=seed_worker,
+        **kwargs,
+    )
+    ### END SOLUTION
+
+
+### BEGIN SOLUTION: 02_seed_gaps, task 2: the sampler and the loader behind seeded_loader
+class _SeededSampler(torch.utils.data.Sampler[int]):
+    def __init__(self, dataset: Dataset[Any], seed: int) -> None:
+        self.dataset, self.seed, self.epoch = dataset, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def epoch_seed(self) -> int:
+        # Mixed, not added: seed 1 at epoch 0 is not seed 0 at epoch 1.
+        return int(np.random.SeedSequence([self.seed, self.epoch]).generate_state(1, np.uint64)[0])
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.epoch_seed())
+        yield from torch.randperm(len(self), generator=generator).tolist()
+
+
+class _SeededLoader(DataLoader[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        # The workers' base seed is drawn from this generator, now: make it the epoch's.
+        self.generator.manual_seed(self.sampler.epoch_seed())
+        # Persistent workers would go on with the streams of the epoch that they started in.
+        self._iterator = None
+        return super().__iter__()
+
+
+### END SOLUTION
+
+
+def first_divergence(a: Sequence[float], b: Sequence[float]) -> int | None:
+    """The first step at which two recorded runs differ, or None if they never do.
+
+    ``a`` and ``b`` are lists or tuples of Python numbers (floats or ints), one a step: the losses
+    of two runs, say. Returns the 0-based index of the first step whose numbers are not exactly
+    equal: there is no tolerance, one unit in the last place of a double is a difference, and a
+    difference counts even if the runs agree again later. NaN equals NaN and nothing else; infinity
+    equals itself. (Whether 0.0 and -0.0 differ is left to you.)
+
+    Where one run ends early and they agree until then, it is the length of the shorter one. Two
+    empty runs do not differ.
+    """
+    ### BEGIN SOLUTION: 02_seed_gaps, task 3: the first step at which two runs differ, exactly
+    for step, (x, y) in enumerate(zip(a, b, strict=False)):
+        both_nan = x != x and y != y
+        if x != y and not both_nan:
+            return step
+    return None if len(a) == len(b) else min(len(a), len(b))
+    ### END SOLUTION

@@ -1,0 +1,61 @@
+"""Chaff: the checkpoint is {epoch, loss, model}; the rest is loaded where there is any.
+
+Task: save_checkpoint
+Seen when: trained on after the load (momentum, learning rate and dropout start anew), or the
+file's keys are looked at.
+Further: no read-back
+"""
+
+import random
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+class CheckpointError(RuntimeError):
+    pass
+
+
+def rng_state():
+    name, keys, pos, has_gauss, cached = np.random.get_state()
+    state = {
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), pos, has_gauss, cached),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+    if torch.backends.mps.is_available():
+        state["mps"] = torch.mps.get_rng_state()
+    return state
+
+
+def set_rng_state(state):
+    random.setstate(state["python"])
+    name, keys, pos, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), pos, has_gauss, cached))
+    torch.set_rng_state(state["torch"].cpu())
+    here = torch.cuda.device_count()
+    if len(state["cuda"]) != here:
+        warnings.warn("the number of CUDA devices has changed", stacklevel=2)
+    for device, cuda in zip(range(here), state["cuda"], strict=False):
+        torch.cuda.set_rng_state(cuda.cpu(), device)
+    if "mps" in state and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(state["mps"].cpu())
+
+
+def save_checkpoint(path, *, model, optimizer, scheduler, epoch, loss, **extra):
+    checkpoint = {
+        "epoch": epoch,
+        "model_state_dict": model.state_dict(),
+        "loss": float(loss),
+    }
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    torch.save(checkpoint, path)
+
+
+def load_checkpoint(path, *, model, optimizer=None, scheduler=None, map_location="cpu", **extra):
+    checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    model.load_state_dict(checkpoint["model_state_dict"])
+    return {"epoch": checkpoint["epoch"], "loss": checkpoint["loss"]}

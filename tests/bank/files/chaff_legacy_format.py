@@ -1,0 +1,50 @@
+"""Chaff: writes the format of torch < 1.6.
+
+Task: atomic_save
+Seen when: the file is opened as a zip archive, or by verify_file: it is not one.
+"""
+
+import os
+import zipfile
+from pathlib import Path
+
+import torch
+from savepoint.checkpoint import CheckpointError
+
+
+def atomic_save(obj, path):
+    path = Path(path).resolve()
+    temp = path.with_name(path.name + ".tmp")
+    try:
+        temp.unlink(missing_ok=True)
+        with open(temp, "wb") as file:
+            if path.exists():
+                os.chmod(temp, path.stat().st_mode & 0o7777)
+            torch.save(obj, file, _use_new_zipfile_serialization=False)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temp, path)
+    finally:
+        temp.unlink(missing_ok=True)
+    sync_directory(path.parent)
+
+
+def sync_directory(directory):
+    handle = os.open(directory, os.O_RDONLY)
+    os.fsync(handle)
+    os.close(handle)
+
+
+def verify_file(path):
+    with open(path, "rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            raise CheckpointError(f"{path}: not a torch zip file")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is None:
+            torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"{path}: {type(error).__name__}") from None
+    if damaged is not None:
+        raise CheckpointError(f"{path}: {damaged} is damaged")

@@ -1,0 +1,49 @@
+"""Chaff: checks the checksums of the tensors' records only.
+
+Task: verify_file
+Seen when: a bit is flipped in data.pkl, in a number: it loads, with another learning rate.
+"""
+
+import os
+import zipfile
+from pathlib import Path
+
+import torch
+from savepoint.checkpoint import CheckpointError
+
+
+def atomic_save(obj, path):
+    path = Path(path).resolve()
+    temp = path.with_name(path.name + ".tmp")
+    try:
+        temp.unlink(missing_ok=True)
+        with open(temp, "wb") as file:
+            if path.exists():
+                os.chmod(temp, path.stat().st_mode & 0o7777)
+            torch.save(obj, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temp, path)
+    finally:
+        temp.unlink(missing_ok=True)
+    sync_directory(path.parent)
+
+
+def sync_directory(directory):
+    handle = os.open(directory, os.O_RDONLY)
+    os.fsync(handle)
+    os.close(handle)
+
+
+def verify_file(path):
+    with open(path, "rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            raise CheckpointError(f"{path}: not a torch zip file")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if "/data/" in name:
+                    archive.read(name)
+        torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"{path}: {type(error).__name__}") from None
