@@ -58,7 +58,8 @@ class _Process:
     def __init__(self, *options: str, keep_output: bool = False) -> None:
         self.output, self.printed = b"", 0
         self.process = subprocess.Popen(
-            [sys.executable, "-B", "-m", "grader.server", *options],
+            # -P: the working directory may be a submission's, and must not shadow a module.
+            [sys.executable, "-P", "-B", "-m", "grader.server", *options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

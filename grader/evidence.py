@@ -77,6 +77,21 @@ def pack(tensors: Mapping[str, np.ndarray]) -> bytes:
     return save({name: np.ascontiguousarray(array) for name, array in tensors.items()})
 
 
+class Malformed(ValueError):
+    """A probe's process reported something that the probe itself never would."""
+
+
+class Facts(dict[str, Any]):
+    """What a probe claims. A claim that is not there is a forger's work, not the grader's fault."""
+
+    @classmethod
+    def of(cls, value: Any) -> Any:
+        return cls({k: cls.of(v) for k, v in value.items()}) if isinstance(value, dict) else value
+
+    def __missing__(self, key: str) -> Any:
+        raise Malformed(f"it says nothing of {key!r}")
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What came out of one rank of a probe. ``facts`` are claims: good for a message only."""
@@ -91,7 +106,7 @@ class Evidence:
     def of(cls, report: Report) -> Evidence:
         notes = report.details.get("notes")
         return cls(
-            report.facts,
+            Facts.of(report.facts),
             Tensors.parse(report.tensors),
             report.files,
             report.listing,

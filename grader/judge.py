@@ -6,12 +6,15 @@ is well, and raises ``Wrong`` when not; everything else that can happen is handl
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import pkgutil
 import secrets
+import shutil
+import tempfile
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ import numpy as np
 
 from grader import client, explain, registry
 from grader.client import GraderFault, Report, Runner
-from grader.evidence import Evidence, pack
+from grader.evidence import Evidence, Malformed, pack
 from grader.registry import Check
 from grader.verdict import Status, Verdict
 
@@ -59,7 +62,7 @@ class Trial:
     def __init__(
         self,
         check: Check,
-        package: Path | None,
+        package: Path,
         seed: int,
         runner: Runner,
         trusted_runner: Runner | None = None,
@@ -166,9 +169,23 @@ def new_seed() -> int:
     return secrets.randbelow(10**6)
 
 
+@contextlib.contextmanager
+def snapshot(package: Path) -> Iterator[Path]:
+    """A copy of the package's directory to run probes on.
+
+    From there no relative path leads to a class's gradebook, and an edit that is made meanwhile
+    does not meet half of the probes.
+    """
+    with tempfile.TemporaryDirectory(prefix="package-", ignore_cleanup_errors=True) as folder:
+        copy = Path(folder).resolve()
+        ignore = shutil.ignore_patterns("__pycache__", ".*")
+        shutil.copytree(package / "savepoint", copy / "savepoint", ignore=ignore)
+        yield copy
+
+
 def judge(
     check: Check,
-    package: Path | None,
+    package: Path,
     runner: Runner,
     *,
     trusted_runner: Runner | None = None,
@@ -184,11 +201,13 @@ def judge(
         seconds = time.perf_counter() - started
         return Verdict(check.id, status, points, check.points, message, hint, seed, seconds)
 
-    trial = Trial(check, package, seed, runner, trusted_runner, answer)
+    if check.kind == "prediction":
+        return verdict(*explain.prediction(check, answer))
+    trial = None
     try:
-        if check.kind == "prediction":
-            return verdict(*explain.prediction(check, answer))
-        message = load_checks()[check.id](trial)
+        with snapshot(package) as copy:
+            trial = Trial(check, copy, seed, runner, trusted_runner, answer)
+            message = load_checks()[check.id](trial)
         notes = "".join(f"\nNote: {note}." for note in trial.notes)
         return verdict(Status.PASSED, message + notes)
     except Wrong as wrong:
@@ -203,6 +222,9 @@ def judge(
         if status is Status.NOT_IMPLEMENTED:
             message += f"\nThis check will ask: {check.title[0].lower()}{check.title[1:]}."
         return verdict(status, message, check.id if status is not Status.GRADER_FAULT else None)
+    except Malformed as error:
+        said = f"What your package's process sent back is not this check's evidence: {error}."
+        return verdict(Status.WRONG, said, check.id)
     except GraderFault as fault:
         return verdict(Status.GRADER_FAULT, explain.grader_fault(str(fault), check.id, seed))
     except Exception as error:

@@ -14,7 +14,7 @@ from typing import Any
 
 from grader import explain, registry
 from grader.client import GraderFault, Runner, start_runner
-from grader.judge import judge
+from grader.judge import judge, snapshot
 from grader.verdict import Status
 
 
@@ -43,17 +43,18 @@ def answer(request: dict[str, Any], runner: Runner) -> dict[str, Any]:
 
 
 def _replay(request: dict[str, Any], package: Path, runner: Runner) -> dict[str, Any]:
-    probe = {
-        "probe": request["replay"],
-        "args": request.get("args", {}),
-        "savepoint": str(package),
-        "world_size": request.get("world_size", 1),
-        "seconds": request.get("seconds", 60),
-        "memory": 4 << 30,
-    }
     try:
-        report = runner.run(probe, {})[0]
-    except GraderFault as fault:
+        with snapshot(package) as copy:
+            probe = {
+                "probe": request["replay"],
+                "args": request.get("args", {}),
+                "savepoint": str(copy),
+                "world_size": request.get("world_size", 1),
+                "seconds": request.get("seconds", 60),
+                "memory": 4 << 30,
+            }
+            report = runner.run(probe, {})[0]
+    except (GraderFault, OSError) as fault:
         return {"ok": False, "status": str(Status.GRADER_FAULT), "message": str(fault)}
     if report.outcome == "ok":
         return {"ok": True, "facts": report.facts}

@@ -123,7 +123,7 @@ def start() -> subprocess.Popen[str]:
     global _judge
     if _judge is None or _judge.poll() is not None:
         _judge = subprocess.Popen(
-            [sys.executable, "-B", "-m", "grader.judge_process"],
+            [sys.executable, "-P", "-B", "-m", "grader.judge_process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             # Nothing may reach a test cell's stderr: nbgrader scores such a cell 0.

@@ -300,11 +300,17 @@ def fill(work: Path, blobs: dict[str, bytes]) -> None:
 
 
 def collect(work: Path, budget: int) -> tuple[dict[str, bytes], list[list[Any]]]:
-    """(regular files as blobs, listing) of what the probe left. Follows no link, opens no pipe."""
+    """(regular files as blobs, listing) of what the probe left, empty directories included.
+
+    Follows no link, opens no pipe.
+    """
     files: dict[str, bytes] = {}
     listing: list[list[Any]] = []
     for folder, names, leaves in os.walk(work, followlinks=False):
         names[:] = sorted(name for name in names if name != ".no-bytecode")
+        if not names and not leaves and folder != str(work):
+            mode = stat.S_IMODE(Path(folder).lstat().st_mode)
+            listing.append([Path(folder).relative_to(work).as_posix(), "directory", 0, mode])
         for leaf in sorted(leaves):
             path = Path(folder, leaf)
             info = path.lstat()

@@ -95,7 +95,9 @@ def load_checkpoint_ddp(path, *, model, optimizer=None, scheduler=None, map_loca
         raise CheckpointError(f"{path} cannot be used: {troubles}")
     for name, part in parts.items():
         part.load_state_dict(checkpoint[f"{name}_state_dict"])
-    states = list(checkpoint.get("rng_state_per_rank", {0: checkpoint["rng_state"]}).values())
+    states = checkpoint.get("rng_state_per_rank") or [checkpoint["rng_state"]]
+    if isinstance(states, dict):
+        states = list(states.values())
     restore_rng(states)
     return {"epoch": checkpoint["epoch"], "loss": checkpoint["loss"], "world_size": len(states)}
 

@@ -1,0 +1,404 @@
+"""Incident 05, task 2: every format becomes v3, exactly, and trains on as if it had been v3."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from grader.checks import diagnose
+from grader.checks.resumed import draw_batches
+from grader.checks.version_breakage_names import (
+    MISSING,
+    compare,
+    draw_name,
+    draw_word,
+    short,
+    shown,
+)
+from grader.evidence import differing, names
+from grader.judge import Trial, Wrong, decides
+
+RENAMED = ("model", "optimizer", "scheduler")
+V2_PARTS = ("epoch", "optimizer", "scheduler", "loss", "rng", "torch")
+V3_PARTS = ("epoch", "optimizer", "scheduler", "loss", "rng")
+
+
+def draw_recipe(trial: Trial, kind: str, parts: Any, **options: Any) -> dict[str, Any]:
+    """A checkpoint of format ``kind`` with these ``parts``, and keys that no version knows."""
+    version = f"1.{trial.rng.integers(8, 14)}.{trial.rng.integers(3)}+cu{trial.rng.integers(99)}"
+    keep = {
+        draw_word(trial): {"width": int(trial.rng.integers(9, 99)), "name": draw_word(trial)},
+        f"{draw_word(trial)}_state_dict": {"decay": float(trial.rng.uniform()), "on": True},
+    }
+    recipe = {
+        "format": kind,
+        "parts": list(parts),
+        "seed": trial.draw_seed(),
+        "drawn": int(trial.rng.integers(3, 40)),
+        "cuda": int(trial.rng.integers(1, 3)),
+        "epoch": int(trial.rng.integers(1, 90)),
+        "loss": float(trial.rng.uniform(0.1, 2)).hex(),
+        "torch": version,
+        "keep": keep,
+        "falsy": False,
+        "environment": {"torch": version, "site": draw_word(trial)},
+    }
+    return recipe | options
+
+
+def write_old(trial: Trial, recipes: dict[str, Any], given: dict[str, list[str]]) -> Any:
+    """The recipes' files. ``given`` has each one's parameter names; without: three drawn ones."""
+    tensors = {}
+    for label in recipes:
+        for name in given.get(label) or [draw_name(trial) for _ in range(3)]:
+            shape = tuple(int(n) for n in trial.rng.integers(1, 4, 2))
+            tensors[f"{label}:{name}"] = trial.rng.standard_normal(shape).astype(np.float32)
+    args = {"checkpoints": recipes}
+    return trial.trusted("version_breakage_migrate.write_old", args, tensors=tensors)
+
+
+def expected(old: dict[str, str], kind: str) -> dict[str, str]:
+    """v3's leaves, from the old checkpoint's. What is in ``rng_state`` is another check's."""
+    new = {} if kind == "stamped" else {"/format_version": "int 3", "/environment": "an empty dict"}
+    for path, leaf in old.items():
+        top, _, rest = path[1:].partition("/")
+        rest = f"/{rest}" if rest else ""
+        if top in ("rng", "rng_state"):
+            new["/rng_state"] = "there"
+        elif kind in ("stamped", "unstamped"):
+            new[path] = leaf
+        elif top == "torch":
+            new["/environment/torch"] = leaf.replace("TorchVersion ", "str ")
+            new.pop("/environment")
+        elif top == "model" and kind == "v1":
+            new[f"/model_state_dict/{rest[1:].removeprefix('module.')}"] = leaf
+        elif top in RENAMED:
+            new[f"/{top}_state_dict{rest}"] = leaf
+        elif top == "loss":
+            number = float(leaf.partition("(")[2].rstrip(")") or leaf.partition(" ")[2])
+            new[path] = f"float {number.hex()}"
+        elif top != "version":
+            new[path] = leaf
+    return new
+
+
+def _without_rng(leaves: dict[str, str]) -> dict[str, str]:
+    rest = {path: leaf for path, leaf in leaves.items() if not path.startswith("/rng_state")}
+    return rest | ({"/rng_state": "there"} if len(rest) < len(leaves) else {})
+
+
+def bring_up(trial: Trial, written: Any, told: dict[str, str]) -> dict[str, Any]:
+    """Have every file migrated: ``label -> leaves`` of what the results hold."""
+    labels = [list(told)[int(i)] for i in trial.rng.permutation(len(told))]
+    args = {"labels": labels}
+    came = trial.probe("version_breakage_migrate.bring_up", args, files=written.files)
+    files = {name: data for name, data in came.files.items() if name.startswith("new-")}
+    held = trial.trusted("version_breakage_migrate.inspect_new", files=files).facts
+    leaves = {}
+    for label, case in told.items():
+        fact = came.facts[label]
+        if fact["raised"]:
+            raise Wrong(f"migrate({case}) raised {shown(fact)}", "rejects_good")
+        if label not in held:
+            raise Wrong(f"torch.save could not store what migrate({case}) returned.", "unsaved")
+        if not held[label]["opens"]:
+            blocked = held[label]["blocked"]
+            raise Wrong(
+                f"migrate({case}), saved: torch.load's default refuses the file. Blocked: "
+                f"{names(blocked)}.",
+                "version_object"
+                if any("TorchVersion" in name for name in blocked)
+                else "numpy_stays",
+            )
+        leaves[label] = held[label]["leaves"]
+    return leaves
+
+
+@decides("version_breakage.old_names")
+def old_names(trial: Trial) -> str:
+    a, b, c = (draw_word(trial) for _ in range(3))
+    bare = [
+        f"{a}.weight",
+        f"sub_module.{a}.weight",
+        f"module.{b}.weight",
+        f"{c}.module.bias",
+        f"embed.{b}.weight",
+        f"dule.{c}.bias",
+        f"modulex.{a}.gain",
+    ]
+    bare = [bare[int(i)] for i in trial.rng.permutation(len(bare))]
+    given = {
+        "v1": [f"module.{name}" for name in bare],
+        "v2": bare,
+        "unstamped": bare,
+        "stamped": bare,
+    }
+    recipes = {kind: draw_recipe(trial, kind, ["epoch"]) for kind in given}
+    written = write_old(trial, recipes, given)
+    got = bring_up(trial, written, {kind: f"a {kind} checkpoint" for kind in given})
+    for kind, old in given.items():
+        want = {
+            path: leaf
+            for path, leaf in expected(written.facts["leaves"][kind], kind).items()
+            if path.startswith("/model_state_dict/")
+        }
+        if not any(path.startswith("/model_state_dict/") for path in got[kind]):
+            tops = sorted({path.split("/")[1] for path in got[kind]})
+            raise Wrong(
+                f"migrate(a {kind} checkpoint) returned the keys {names(tops, 9)}: there is no "
+                '"model_state_dict".',
+                "stops_early",
+            )
+        for before in old:
+            name = before.removeprefix("module.") if kind == "v1" else before
+            leaf = got[kind].get(f"/model_state_dict/{name}")
+            if leaf is None:
+                raise Wrong(
+                    f"migrate(a {kind} checkpoint): {before} is to become {name}; that name is "
+                    f"not in the result. There are {names(_names_in(got[kind]), 9)}.",
+                    _name_cause(kind, name, got[kind]),
+                )
+            if leaf != want[f"/model_state_dict/{name}"]:
+                raise Wrong(
+                    f"migrate(a {kind} checkpoint): {before} became {name}, and another tensor.",
+                    "other_tensor",
+                )
+    return f"{len(bare)} names of each format: one leading module. goes from v1's, none from others'."
+
+
+def _names_in(leaves: dict[str, str]) -> list[str]:
+    start = "/model_state_dict/"
+    return sorted(path.removeprefix(start) for path in leaves if path.startswith(start))
+
+
+def _name_cause(kind: str, name: str, leaves: dict[str, str]) -> str:
+    there = _names_in(leaves)
+    if kind != "v1":
+        return "strips_newer"
+    if f"module.{name}" in there:
+        return "prefix_stays"
+    if any(name.replace("module.", "") == other for other in there):
+        return "prefix_repeatedly" if name.startswith("module.") else "prefix_inside"
+    return "prefix_letters"
+
+
+@decides("version_breakage.to_v3")
+def to_v3(trial: Trial) -> str:
+    some = [part for part in V2_PARTS if trial.rng.integers(2)]
+    recipes = {
+        "v1": draw_recipe(trial, "v1", ["epoch"]),
+        "full": draw_recipe(trial, "v2", V2_PARTS),
+        "bare": draw_recipe(trial, "v2", []),
+        "some": draw_recipe(trial, "v2", some),
+        "falsy": draw_recipe(trial, "v2", V2_PARTS[:4], falsy=True),
+        "unstamped": draw_recipe(trial, "unstamped", V3_PARTS),
+        "stamped": draw_recipe(trial, "stamped", V3_PARTS),
+    }
+    told = {
+        "v1": "a v1 checkpoint",
+        "full": "a v2 checkpoint with everything in it",
+        "bare": "a v2 checkpoint with nothing but weights",
+        "some": f"a v2 checkpoint with {names(some, 9) or 'nothing but weights'}",
+        "falsy": "a v2 checkpoint with epoch 0, loss 0.0, optimizer {}, scheduler None",
+        "unstamped": "a v3 checkpoint without format_version",
+        "stamped": "a v3 checkpoint",
+    }
+    v1 = {"v1": [f"module.{draw_name(trial)}" for _ in range(3)]}
+    written = write_old(trial, recipes, v1)
+    got = bring_up(trial, written, told)
+    for label, case in told.items():
+        old, kind = written.facts["leaves"][label], recipes[label]["format"]
+        found = compare(expected(old, kind), _without_rng(got[label]))
+        if found:
+            path, want, came = found
+            raise Wrong(
+                f"migrate({case}): under {path[1:]} expected {short(want)}, got {short(came)}.",
+                _part_cause(path, want, came, label),
+            )
+    return f"{len(told)} checkpoints of every format became v3, key for key."
+
+
+def _part_cause(path: str, want: Any, came: Any, label: str) -> str:
+    top = path.split("/")[1]
+    if top == "environment":
+        return "environment"
+    if top == "format_version":
+        return "not_stamped"
+    if top in ("model", "version", "torch", "optimizer", "scheduler", "rng"):
+        return "old_key_stays"
+    if want is MISSING:
+        return "invented"
+    if label == "falsy" and came is MISSING:
+        return "falsy_dropped"
+    if top in ("epoch", "loss"):
+        return f"{top}_changed"
+    return "unknown_dropped" if not top.startswith(RENAMED) else "part_changed"
+
+
+@decides("version_breakage.trains_on")
+def trains_on(trial: Trial) -> str:
+    schedule = str(trial.rng.choice(["step", "cosine", "exponential"]))
+    optimizer = str(trial.rng.choice(["sgd", "adamw"]))
+    spec = {"optimizer": optimizer, "lr": 0.02, "schedule": schedule}
+    steps = 2 * int(trial.rng.integers(3, 6)) + 1
+    start = {"spec": spec, "seed": trial.draw_seed()}
+    cuda = [int(n) for n in trial.rng.integers(0, 256, 2)]
+    before = draw_batches(trial, steps)
+    told = {"epoch": int(trial.rng.integers(2, 40)), "cuda": cuda}
+    old = trial.trusted("version_breakage_migrate.train_old", start | told, tensors=before)
+    new = trial.probe("version_breakage_migrate.bring_up", {"labels": ["old"]}, files=old.files)
+    did = f"Trained {steps} steps, saved as v2, migrated"
+    if new.facts["old"]["raised"]:
+        raise Wrong(f"{did}: migrate raised {shown(new.facts['old'])}", "rejects_good")
+    if "new-old.pt" not in new.files:
+        raise Wrong(f"{did}: torch.save could not store the result.", "unsaved")
+    after = draw_batches(trial, 8)
+    files = {"new-old.pt": new.files["new-old.pt"]}
+    again = {"spec": spec, "seed": trial.draw_seed()}
+    resumed = trial.trusted(
+        "version_breakage_migrate.train_on", again, tensors=after, files=files
+    )
+    _require_complete(did, resumed.facts, cuda)
+    both = before | {f"{name}2": array for name, array in after.items()}
+    truth = trial.trusted("lr_reset.uninterrupted", start, tensors=both)
+    for step in range(9):
+        where = f"step{step}" if step else "loaded/model"
+        if differing(truth.tensors.under(where), resumed.tensors.under(where)):
+            detail, cause = (
+                diagnose.weights(truth.tensors, resumed.tensors)
+                or diagnose.optimizer(truth.tensors, resumed.tensors)
+                or diagnose.later_rates(truth.facts, resumed.facts)
+                or diagnose.generators(truth.tensors, resumed.tensors)
+                or ("Weights, optimizer and generators looked right.", "")
+            )
+            raise Wrong(
+                f"{did}, trained on from the result. First difference: step {steps + step}.\n"
+                + detail.replace("came back", "came through").replace("save", "migration"),
+                cause if cause.startswith("rng_") else "part_changed",
+            )
+    want = truth.tensors.under("end")
+    if bad := differing(want, resumed.tensors.under("end")):
+        raise Wrong(
+            f"{did}, trained on from the result: the weights agree, {names(bad)} does not.",
+            "rng_" + ("all" if len(bad) >= 3 else bad[0].removeprefix("draws/").split(":")[0]),
+        )
+    return f"{did}, trained on ({optimizer}, {schedule}): 8 steps, equal to the bit."
+
+
+def _require_complete(did: str, facts: dict[str, Any], cuda: list[int]) -> None:
+    failed = facts["failed"]
+    if failed == "open":
+        raise Wrong(
+            f"{did}, saved: torch.load's default refuses the file. Blocked: "
+            f"{names(facts['blocked'])}.",
+            "version_object"
+            if any("TorchVersion" in name for name in facts["blocked"])
+            else "numpy_stays",
+        )
+    if failed:
+        part = failed.rpartition(", ")[2]
+        cause = f"rng_{part}" if failed.startswith("rng_state,") else "part_changed"
+        raise Wrong(f"{did}: the result's {failed} cannot be put back ({facts['text']}).", cause)
+    if facts["numpy_keys"] != "torch.int64":
+        raise Wrong(
+            f"{did}: rng_state's NumPy keys are to be an int64 tensor; they are "
+            f"{facts['numpy_keys']}.",
+            "numpy_format",
+        )
+    if facts["cuda"] != [[n] * 16 for n in cuda]:
+        raise Wrong(
+            f"{did}: the v2 file held the states of {len(cuda)} CUDA generators; the result holds "
+            f"{len(facts['cuda'])}, or others.",
+            "rng_cuda",
+        )
+
+
+@decides("version_breakage.pure")
+def pure(trial: Trial) -> str:
+    recipes = {
+        "v1": draw_recipe(trial, "v1", ["epoch"]),
+        "v2": draw_recipe(trial, "v2", V2_PARTS),
+        "unstamped": draw_recipe(trial, "unstamped", V3_PARTS),
+        "stamped": draw_recipe(trial, "stamped", V3_PARTS),
+    }
+    v1 = {"v1": [f"module.{draw_name(trial)}" for _ in range(3)]}
+    written = write_old(trial, recipes, v1)
+    args = {"seeds": {label: trial.draw_seed() for label in recipes}}
+    came = trial.probe("version_breakage_migrate.watch", args, files=written.files)
+    truth = trial.trusted("version_breakage_migrate.draws", args).tensors
+    for label in recipes:
+        case, fact = f"migrate(a {label} checkpoint)", came.facts[label]
+        if fact["raised"]:
+            raise Wrong(f"{case} raised {shown(fact)}", "rejects_good")
+        if found := compare(written.facts["leaves"][label], fact["after"]):
+            path, want, got = found
+            raise Wrong(
+                f"{case} changed its argument: under {path[1:]} there was {short(want)}, and is "
+                f"now {short(got)}.",
+                "changes_argument",
+            )
+        if moved := differing(truth.under(label), came.tensors.under(label)):
+            raise Wrong(f"{case} moved {names(moved)}: the next draw is another one.", "moves")
+        for name, said, cause in (
+            ("twice", f"migrate(migrate(a {label} checkpoint))", "not_idempotent"),
+            ("again", f"{case}, a second time", "changes_argument"),
+        ):
+            result = fact[name]
+            if result["raised"]:
+                raise Wrong(f"{said} raised {shown(result)}", cause)
+            if found := compare(fact["once"], result["leaves"]):
+                path, want, got = found
+                raise Wrong(
+                    f"{said}: under {path[1:]} the first pass gave {short(want)}, the second "
+                    f"{short(got)}.",
+                    cause,
+                )
+    return "Nothing was changed on the way, no generator moved, and a second pass changes nothing."
+
+
+@decides("version_breakage.versions")
+def versions(trial: Trial) -> str:
+    newer, other = (int(n) for n in trial.rng.choice(np.arange(41, 99), 2, replace=False))
+    modern, old = {"model_state_dict": "weights"}, {"model": "weights", "epoch": 3}
+    accepted = "newer_accepted"
+    cases: dict[str, tuple[Any, str]] = {
+        f'{{"format_version": {newer}, …}}': ({"format_version": newer} | modern, accepted),
+        '{"format_version": 4, …}': ({"format_version": 4} | modern, accepted),
+        f'{{"version": {other}, …}}': ({"version": other} | old, accepted),
+        '{"version": 0, …}': ({"version": 0} | old, "never_was"),
+        '{"version": 1, …}': ({"version": 1} | old, "never_was"),
+        '{"version": "2", …}': ({"version": "2"} | old, "never_was"),
+        '{"version": None, …}': ({"version": None} | old, "never_was"),
+        '{"format_version": 0, …}': ({"format_version": 0} | modern, "never_was"),
+        '{"format_version": "3", …}': ({"format_version": "3"} | modern, "never_was"),
+        "{}": ({}, "no_model"),
+        '{"epoch": 1}': ({"epoch": 1}, "no_model"),
+        '{"version": 2, "epoch": 1}': ({"version": 2, "epoch": 1}, "no_model"),
+        '{"format_version": 3}': ({"format_version": 3}, "no_model"),
+    }
+    cases |= {f"<{odd}>": (odd, "no_dict") for odd in ("a list", "a tensor", "None", "a text")}
+    cases["<a module>"] = ("a module", "no_dict")
+    order = [list(cases)[int(i)] for i in trial.rng.permutation(len(cases))]
+    weights = {draw_name(trial): trial.rng.standard_normal(3).astype(np.float32)}
+    args = {"cases": {label: cases[label][0] for label in order}}
+    came = trial.probe("version_breakage_migrate.refuse", args, tensors=weights).facts
+    for label, (case, cause) in cases.items():
+        fact = came[label]
+        if not fact["raised"]:
+            raise Wrong(f"migrate({label}) returned; expected a CheckpointError.", cause)
+        if "CheckpointError" not in fact["bases"]:
+            raise Wrong(
+                f"migrate({label}): expected a CheckpointError; came {shown(fact)}",
+                "wrong_exception",
+            )
+        if cause == accepted:
+            version = case.get("format_version", case.get("version"))
+            digits = "".join(c if c.isdecimal() else " " for c in fact["text"]).split()
+            if not {str(version), "3"} <= set(digits):
+                raise Wrong(
+                    f"migrate({label}): the message is to name both versions, {version} and ours, "
+                    f"3: {fact['text']!r}",
+                    "versions_unnamed",
+                )
+    return f"{len(cases)} that are newer, never were, or are no checkpoints: refused by name."
