@@ -74,7 +74,8 @@ def pack(tensors: Mapping[str, np.ndarray]) -> bytes:
     """Drawn inputs as safetensors bytes, for a probe."""
     from safetensors.numpy import save
 
-    return save({name: np.ascontiguousarray(array) for name, array in tensors.items()})
+    # Not ascontiguousarray: it would turn a shape of () into (1,).
+    return save({name: np.asarray(array, order="C") for name, array in tensors.items()})
 
 
 class Malformed(ValueError):

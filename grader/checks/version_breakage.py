@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from grader.checks.version_breakage_names import WORDS, draw_name, first_difference, shown
+from grader.checks.version_breakage_names import WORDS, draw_names, first_difference, shown
 from grader.evidence import names
 from grader.judge import Trial, Wrong, decides
 
@@ -28,8 +28,8 @@ def draw_file(trial: Trial, label: str, **recipe: Any) -> tuple[dict[str, Any], 
     """(recipe, tensors) of a file; its largest records are tensors."""
     shapes = [(int(trial.rng.integers(5, 9)), 40), (int(trial.rng.integers(2, 9)),)]
     tensors = {
-        f"{label}/{draw_name(trial)}": trial.rng.standard_normal(shape).astype(np.float32)
-        for shape in shapes
+        f"{label}/{name}": trial.rng.standard_normal(shape).astype(np.float32)
+        for name, shape in zip(draw_names(trial, 2), shapes, strict=True)
     }
     tensors[f"{label}/counts"] = trial.rng.integers(0, 99, 3)
     drawn = {

@@ -2,25 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from grader.judge import Trial
 
 # None is an attribute of nn.Module, none begins another one.
-WORDS = ["anchor", "basin", "cedar", "delta", "ember", "falcon", "grove", "harbor", "island", "juniper", "kernel", "lagoon", "meadow", "nebula", "orchid", "pebble", "quartz", "ripple", "summit", "timber", "valley", "willow"]
+WORDS = [
+    "anchor",
+    "basin",
+    "cedar",
+    "delta",
+    "ember",
+    "falcon",
+    "grove",
+    "harbor",
+    "island",
+    "juniper",
+    "kernel",
+    "lagoon",
+    "meadow",
+    "nebula",
+    "orchid",
+    "pebble",
+    "quartz",
+    "ripple",
+    "summit",
+    "timber",
+    "valley",
+    "willow",
+]
 KINDS = ("weight", "bias", "gain", "scale")
 MISSING = object()
 
 
-def draw_word(trial: Trial) -> str:
-    """A word with a number: no drawn name is part of another by chance."""
-    return f"{trial.rng.choice(WORDS)}{trial.rng.integers(100, 999)}"
+def fresh_words(trial: Trial) -> Iterator[str]:
+    """Words with a number, in a drawn order: no two are alike, none is part of another."""
+    for code in trial.rng.permutation(900 * len(WORDS)):
+        yield f"{WORDS[code % len(WORDS)]}{100 + code // len(WORDS)}"
 
 
-def draw_name(trial: Trial, *prefix: str) -> str:
-    """A parameter's dotted name: ``meadow417.weight``, below ``prefix`` if one is given."""
-    return ".".join([*prefix, draw_word(trial), str(trial.rng.choice(KINDS))])
+def draw_names(trial: Trial, count: int, words: Iterator[str] | None = None) -> list[str]:
+    """Dotted names of parameters, like ``meadow417.weight``."""
+    words = words or fresh_words(trial)
+    return [f"{next(words)}.{trial.rng.choice(KINDS)}" for _ in range(count)]
 
 
 def short(leaf: Any) -> str:
@@ -32,7 +57,7 @@ def short(leaf: Any) -> str:
         return repr(float.fromhex(value))
     if kind in ("str", "int", "bool", "NoneType"):
         return value[:60]
-    return " ".join(str(leaf).split(" ")[:1 + 3])[:60] + " …"
+    return " ".join(str(leaf).split(" ")[:4])[:60] + " …"
 
 
 def compare(want: Mapping[str, str], got: Mapping[str, str]) -> tuple[str, Any, Any] | None:

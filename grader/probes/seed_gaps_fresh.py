@@ -1,9 +1,6 @@
 """Run a probe in an interpreter of its own, with hashes of its own.
 
-Forked processes share their parent's string hashes; only a new interpreter has others.
-
-    python -m grader.probes.seed_gaps_fresh REQUEST.json REPORT
-"""
+Forked processes share their parent's string hashes; only a new interpreter has others."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from pathlib import Path
 from grader import child
 from grader.child import Context, probe
 
-REQUEST, REPORT = "fresh-request.json", "fresh-report"
+REQUEST, REPORT = Path("fresh-request.json"), Path("fresh-report")
 
 
 @probe
@@ -29,25 +26,22 @@ def interpreter(context: Context):
         "savepoint": context.package,
         "cwd": str(Path.cwd()),
     }
-    Path(REQUEST).write_text(json.dumps(request), encoding="utf-8")
+    REQUEST.write_text(json.dumps(request), encoding="utf-8")
     context.stage("importing torch and your package in a new interpreter")
     finished = subprocess.run(
-        [sys.executable, "-B", "-m", __name__, REQUEST, REPORT],
+        [sys.executable, "-B", "-c", f"from {__name__} import main; main()"],
         env={**os.environ, "PYTHONHASHSEED": str(context.args["hash_seed"])},
         check=False,
     )
     return {"exit_code": finished.returncode}
 
 
-def main(request: str, report: str) -> None:
+def main() -> None:
+    """In the new interpreter: what the warm server's child would do, without the warmth."""
     import torch
 
     torch.set_num_threads(1)
-    told = json.loads(Path(request).read_text(encoding="utf-8"))
-    importlib.import_module(f"grader.probes.{told['probe'].split('.')[0]}")
-    with Path(report).open("wb") as out:
-        child.run(told, {}, out)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+    request = json.loads(REQUEST.read_text(encoding="utf-8"))
+    importlib.import_module(f"grader.probes.{request['probe'].split('.')[0]}")
+    with REPORT.open("wb") as out:
+        child.run(request, {}, out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import filecmp
 import json
 import os
@@ -19,6 +20,7 @@ from grader.release import convert
 from grader.release.stubs import ANY_MARK, StubError, solution_lines, stub
 
 ASSIGNMENT = "bit_for_bit"
+PICTURE = ROOT / "docs" / "incident.png"
 MIN_LEAK = 25  # characters; shorter solution lines ("return state") also stand elsewhere
 
 
@@ -38,7 +40,17 @@ def release(*, execute: bool = True) -> list[str]:
         if execute and not _same_sources(convert.read(source), notebook):
             notebook.write_text(convert.dumps(run(source)), encoding="utf-8")
             changed.append(f"executed {notebook.relative_to(ROOT)}")
+    picture = _first_figure(SOLUTIONS / "01_lr_reset.ipynb")
+    if picture and (not PICTURE.exists() or PICTURE.read_bytes() != picture):
+        PICTURE.write_bytes(picture)
+        changed.append(f"drew {PICTURE.relative_to(ROOT)}")
     return changed or ["Everything is up to date."]
+
+
+def _first_figure(notebook: Path) -> bytes | None:
+    """The PNG of the first figure in an executed notebook: the README shows what 01 measured."""
+    found = re.search(r"data:image/png;base64,([A-Za-z0-9+/=]+)", notebook.read_text("utf-8"))
+    return base64.b64decode(found[1]) if found else None
 
 
 def check() -> list[str]:
