@@ -22,7 +22,7 @@ from workbench.figures import BROKEN, HEALTHY, YOURS, figure, show, table
 from workbench.moments import Moment
 from workbench.runs import EPOCHS, RATES, STEPS_PER_EPOCH, digits_run
 
-from grader import card, check, replay, tasks
+from grader import card, check, hint, replay, tasks
 
 # Bits depend on the order of summation, and that on the number of threads (notebook 02).
 torch.set_num_threads(1)
@@ -456,6 +456,9 @@ check("lr_reset.same_bits")
 
 # %% nbgrader={"grade_id": "lr_reset-invisible"}
 check("lr_reset.invisible")
+
+# %% nbgrader={"grade_id": "lr_reset-elsewhere"}
+check("lr_reset.elsewhere")
 
 # %% [markdown]
 # The next cell is empty here: what it holds is run when the notebook is graded. It asks for what

@@ -8,12 +8,14 @@ from typing import Any
 from grader.checks import diagnose
 from grader.checks.resumed import (
     ADAM,
+    CONTRACT_KEYS,
     MOMENTUM,
     RATE,
     WEIGHTS,
     Experiment,
     draw_batches,
     opened,
+    require_keys,
     require_opens,
     require_refusal,
     written,
@@ -21,14 +23,7 @@ from grader.checks.resumed import (
 from grader.evidence import differing, names
 from grader.judge import Trial, Wrong, decides
 
-CONTRACT_KEYS = (
-    "epoch",
-    "loss",
-    "model_state_dict",
-    "optimizer_state_dict",
-    "scheduler_state_dict",
-    "rng_state",
-)
+MISFITS = ("without a layer's weight", "of another shape")
 SCHEDULES = ("step", "cosine", "exponential", "onecycle", "plateau")
 
 
@@ -128,11 +123,7 @@ def loads_by_default(trial: Trial) -> str:
     experiment = Experiment(trial, MOMENTUM | {"schedule": "step", "noise": True})
     facts = experiment.inside.facts
     require_opens(facts)
-    if facts["keys"] is None:
-        raise Wrong(f"The file holds a {facts['type']}; a checkpoint is a dict.", "keys")
-    absent = [key for key in CONTRACT_KEYS if key not in facts["keys"]]
-    if absent:
-        raise Wrong(f"The file lacks {names(absent)}. It has {names(facts['keys'], 9)}.", "keys")
+    require_keys(facts)
     if facts["epoch"] != experiment.epoch:
         raise Wrong(
             f'Saved with epoch={experiment.epoch}; the file\'s "epoch" is {facts["epoch"]!r}.',
@@ -166,7 +157,7 @@ def incomplete_file(trial: Trial) -> str:
     start = {"spec": spec, "seed": trial.draw_seed(), "epoch": 3, "loss": (0.5).hex()}
     saved = trial.probe("lr_reset.save", start, tensors=draw_batches(trial, 5))
     file = written(saved)
-    opened(trial, file)
+    require_keys(opened(trial, file).facts)
     # Which file lacks what is drawn: a loader that knows must have looked.
     cases: list[tuple[str, str, list[str]]] = [
         (key, "absent", ["optimizer", "scheduler"]) for key in CONTRACT_KEYS
@@ -174,6 +165,7 @@ def incomplete_file(trial: Trial) -> str:
     cases += [("scheduler_state_dict", "none", ["optimizer", "scheduler"])]
     cases += [("optimizer_state_dict", "absent", []), ("scheduler_state_dict", "absent", [])]
     cases += [("", "whole", ["optimizer", "scheduler"])]
+    cases += [("model_state_dict", how, []) for how in MISFITS]
     order = [cases[int(i)] for i in trial.rng.permutation(len(cases))]
     labels = [f"run-{number}" for number in range(len(order))]
     variants = {n: [key, how] for n, (key, how, _) in zip(labels, order, strict=True)}
@@ -193,7 +185,10 @@ def incomplete_file(trial: Trial) -> str:
         )
         case = f'A file whose "{key}" is {how}' if key else "A whole file"
         call = "load_checkpoint(path, model=…" + "".join(f", {p}=…" for p in parts) + ")"
-        if needed:
+        if how in MISFITS:
+            if not came["raised"]:
+                raise Wrong(f"{case}: {call} returned. The model's names are strict.", "strict")
+        elif needed:
             require_refusal(case, call, key, came, bool(differing(fresh, state)))
         elif came["raised"]:
             raise Wrong(
@@ -207,7 +202,7 @@ def incomplete_file(trial: Trial) -> str:
 
 @decides("lr_reset.same_bits")
 def same_bits(trial: Trial) -> str:
-    schedules = [str(s) for s in trial.rng.permutation(SCHEDULES)]
+    schedules = ["lambda", *(str(s) for s in trial.rng.permutation(SCHEDULES))]
     steps = 0
     for number, optimizer in enumerate(("sgd", "adamw", "rmsprop")):
         spec = {"optimizer": optimizer, "lr": 0.02, "schedule": schedules[number]}

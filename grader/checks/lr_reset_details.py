@@ -7,6 +7,7 @@ from grader.checks.resumed import (
     Experiment,
     draw_batches,
     opened,
+    require_keys,
     require_opens,
     require_refusal,
     require_returned,
@@ -18,11 +19,17 @@ from grader.judge import Trial, Wrong, decides
 
 @decides("lr_reset.invisible")
 def invisible(trial: Trial) -> str:
+    for in_eval_mode in (False, True):
+        _save_and_go_on(trial, {"eval": in_eval_mode})
+    return "A run that saves is the run that never saved; each file holds its own moment."
+
+
+def _save_and_go_on(trial: Trial, mode: dict[str, bool]) -> None:
     """Save into missing directories, train on, save over it: as if nothing had been saved."""
     spec = {"optimizer": "adamw", "lr": 0.02, "schedule": "none"}
-    path = "runs/today/checkpoint.pt"
-    told = {"epoch": 0, "loss": (0.0).hex(), "paths": [path], "pathlike": True}
-    start = {"spec": spec, "seed": trial.draw_seed()}
+    path = "runs/today/epoch.10"
+    told = {"epoch": 0, "loss": (0.0).hex(), "paths": [path], "pathlike": mode["eval"]}
+    start = {"spec": spec, "seed": trial.draw_seed()} | mode
     batches = draw_batches(trial, 7) | draw_batches(trial, 8, "2")
     saved = trial.probe("lr_reset.save", start | told | {"save_again": path}, tensors=batches)
     file = written(saved, path)
@@ -33,25 +40,30 @@ def invisible(trial: Trial) -> str:
     if differing(truth.under("end"), kept_on.under("end")) or any(
         differing(truth.under(f"step{n}"), kept_on.under(f"step{n}")) for n in range(1, 9)
     ):
-        mode = "" if saved.facts.get("training") else " The model is no longer in train mode."
+        before = "eval" if mode["eval"] else "train (one batch norm in eval)"
         raise Wrong(
-            f"The run that saved and went on differs from one that never saved.{mode}",
+            "A run that saved and trained on differs from one that never saved. "
+            f"The model's mode before the save: {before}.",
             "save_disturbs",
         )
+    inside = opened(trial, file)
+    if "scheduler_state_dict" not in (inside.facts["none"] or []):
+        raise Wrong(
+            'Saved with scheduler=None: "scheduler_state_dict" is to be in the file, as None.',
+            "keys",
+        )
     # The second save must hold the state of its own moment.
-    if differing(truth.under("step8"), opened(trial, file).tensors.under("model")):
+    if differing(truth.under("step8"), inside.tensors.under("model")):
         raise Wrong(
             "Saved, trained 8 more steps, saved to the same path: the file does not hold the "
             "weights of that moment.",
             "stale",
         )
-    return "A run that saves is the run that never saved; each file holds its own moment."
 
 
 @decides("lr_reset.fine_print")
 def fine_print(trial: Trial) -> str:
     _returns_and_modes(trial)
-    _other_devices(trial)
     absent = trial.probe(
         "lr_reset_files.missing_file", {"spec": MOMENTUM, "seed": trial.draw_seed()}
     )
@@ -74,11 +86,15 @@ def _returns_and_modes(trial: Trial) -> None:
         raise Wrong("Loaded, and saved to the same path at once: another file.", "resave")
 
 
-def _other_devices(trial: Trial) -> None:
+@decides("lr_reset.elsewhere")
+def elsewhere(trial: Trial) -> str:
     """A file from a machine with a GPU, loaded where there is none; and map_location handed on."""
     spec = MOMENTUM | {"schedule": "step"}
-    start = {"spec": spec, "seed": trial.draw_seed(), "epoch": 1, "loss": (0.5).hex()}
-    file = written(trial.probe("lr_reset.save", start, tensors=draw_batches(trial, 3)))
+    # Epoch 0 and a loss of 0.0 are values like others.
+    start = {"spec": spec, "seed": trial.draw_seed(), "epoch": 0, "loss": (0.0).hex()}
+    batches = draw_batches(trial, 3)
+    file = written(trial.probe("lr_reset.save", start, tensors=batches))
+    require_keys(opened(trial, file).facts)
     moved = trial.trusted("lr_reset_files.retag", files={"checkpoint.pt": file})
     after = draw_batches(trial, 3)
     again = {"spec": spec, "other_seed": trial.draw_seed()}
@@ -95,6 +111,15 @@ def _other_devices(trial: Trial) -> None:
     asked = trial.probe("lr_reset_files.locate", again, files={"checkpoint.pt": file})
     if not asked.facts["asked"]:
         raise Wrong("A function given as map_location was never called.", "map_location")
+    none = {name: array[:0] for name, array in after.items()}
+    everything = batches | {name + "2": array for name, array in none.items()}
+    truth = trial.trusted("lr_reset.uninterrupted", start, tensors=everything).tensors
+    if bad := differing(truth.under("end/draws"), asked.tensors.under("draws")):
+        raise Wrong(
+            f"Loaded with model=… alone: these generators were not restored: {names(bad)}.",
+            "rng_all" if len(bad) >= 3 else f"rng_{bad[0].split(':')[0]}",
+        )
+    return "A file from another machine loads here, and is still there afterwards."
 
 
 @decides("lr_reset.extra_state")
@@ -142,7 +167,9 @@ def _missing_extra(trial: Trial) -> None:
 
 @decides("lr_reset.read_back")
 def read_back(trial: Trial) -> str:
-    kinds = ["none", "unreadable", "empty", "zero", "no scheduler", "optimizer none"]
+    good = ["empty", "zero", "no scheduler"]
+    bad = ["none", "unreadable", "optimizer none", "scheduler none"]
+    kinds = good + bad
     order = [kinds[int(i)] for i in trial.rng.permutation(len(kinds))]
     saves = {f"run-{number}": kind for number, kind in enumerate(order)}
     args = {"spec": MOMENTUM, "seed": trial.draw_seed(), "saves": saves}
@@ -154,10 +181,11 @@ def read_back(trial: Trial) -> str:
         "zero": "an extra whose state is {'n': 0}",
         "no scheduler": "scheduler=None",
         "optimizer none": "an optimizer whose state_dict() is None",
+        "scheduler none": "a scheduler whose state_dict() is None",
     }
     for name, kind in saves.items():
         came = tried.facts[name]
-        if kind in ("none", "unreadable", "optimizer none"):
+        if kind in bad:
             if not came["raised"]:
                 raise Wrong(f"Saved with {told[kind]}: save_checkpoint returned.", "unvalidated")
             if "CheckpointError" not in came["bases"]:

@@ -6,10 +6,19 @@ import math
 import pickle
 from typing import Any
 
-from grader.evidence import Raw, names
+from grader.evidence import Evidence, Malformed, Raw, names
 from grader.judge import Trial, Wrong, decides
 
 FIELDS = ("epoch", "batch", "step", "next_epoch")
+
+
+def numbers(evidence: Evidence, label: str, *shape: int | None) -> Any:
+    """A tensor of the evidence as (nested) lists. None in ``shape``: any size."""
+    raw = evidence.tensors.get(label)
+    fits = raw is not None and len(raw.shape) == len(shape)
+    if not fits or any(want not in (None, got) for want, got in zip(shape, raw.shape, strict=True)):
+        raise Malformed(f"it has no {label!r} of shape {shape}")
+    return raw.array().tolist()
 
 
 def shown(calls: list[str]) -> str:
@@ -59,9 +68,9 @@ def draw_calls(trial: Trial, epochs: int, left: int) -> list[str]:
 @decides("off_by_one.counters")
 def counters(trial: Trial) -> str:
     calls = draw_calls(trial, 3, int(trial.rng.integers(1, 4)))
-    rows = trial.probe("off_by_one_parts.count", {"calls": calls}).tensors["fields"].array()
+    counted = trial.probe("off_by_one_parts.count", {"calls": calls})
     truth = Counters()
-    for number, came in enumerate(rows.tolist()):
+    for number, came in enumerate(numbers(counted, "fields", len(calls) + 1, len(FIELDS))):
         if number:
             truth.call(calls[number - 1])
         if came == truth.row():
@@ -149,8 +158,8 @@ def draw_losses(trial: Trial) -> list[tuple[str, float]]:
 def best(trial: Trial) -> str:
     losses = draw_losses(trial)
     told = {"losses": [(kind, value.hex()) for kind, value in losses]}
-    came = trial.probe("off_by_one_parts.best", told).tensors
-    answers = came["answers"].array().tolist()
+    came = trial.probe("off_by_one_parts.best", told)
+    answers = numbers(came, "answers", len(losses))
     lowest, ever = math.inf, False
     for number, ((kind, value), answer) in enumerate(zip(losses, answers, strict=True)):
         better = value < lowest
@@ -164,7 +173,7 @@ def best(trial: Trial) -> str:
         lowest = value if better else lowest
         done = f"After update_best({value!r}), a {kind}"
         lost = "nan" if math.isnan(value) else "best_not_kept"
-        require_best(done, lowest, came.get(f"best/{number}"), lost)
+        require_best(done, lowest, came.tensors.get(f"best/{number}"), lost)
     return f"{len(losses)} losses of six types: better, worse, tied, NaN; each answered rightly."
 
 
@@ -199,13 +208,13 @@ def survives(trial: Trial) -> str:
         name: [(1.0).hex()] * 2 if b == math.inf else [(b + 0.125).hex(), (b - 0.125).hex()]
         for name, b in _bests(cases).items()
     }
-    back = trial.probe("off_by_one_parts.bring_back", {"cases": offers}, files=files).tensors
+    back = trial.probe("off_by_one_parts.bring_back", {"cases": offers}, files=files)
     for name, case in cases.items():
         done = f"{where[name]}; loaded in a new process"
-        _require_counters(done, case["calls"], back[f"{name}/fields"].array().tolist())
+        _require_counters(done, case["calls"], numbers(back, f"{name}/fields", 4, len(FIELDS)))
         want = _bests(cases)[name]
-        require_best(done, want, back.get(f"{name}/best"), "best_lost")
-        if back[f"{name}/answers"].array().tolist() != [want == math.inf, want != math.inf]:
+        require_best(done, want, back.tensors.get(f"{name}/best"), "best_lost")
+        if numbers(back, f"{name}/answers", 2) != [want == math.inf, want != math.inf]:
             raise Wrong(
                 f"{done}: update_best answers wrongly to losses around {want!r}.", "best_lost"
             )

@@ -3,107 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from grader.checks import diagnose
-from grader.checks.off_by_one import require_best
+from grader.checks.off_by_one import numbers, require_best
+from grader.checks.off_by_one_plans import PER_STEP, Plan
 from grader.client import Report
-from grader.evidence import Evidence, Raw, Tensors, differing
+from grader.evidence import Evidence, Malformed, Raw, Tensors, differing
 from grader.judge import Failed, Trial, Wrong
 
 WIDTH, CLASSES = 6, 4
-PER_STEP = ("cosine", "onecycle", "exponential")
-PER_EPOCH = ("step", "plateau")
-
-
-@dataclass
-class Plan:
-    """One run: its settings, and the events after which it is killed.
-
-    An event is an optimizer step or the completion of an epoch, counted from 1.
-    """
-
-    schedule: str
-    optimizer: str
-    length: int
-    batch_size: int
-    epochs: int
-    save_every: int
-    kills: list[int]
-    seed: int
-    sampler_seed: int
-    other_seed: int
-    order: np.ndarray | None = None
-    data: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
-
-    @property
-    def spec(self) -> dict[str, Any]:
-        return {"optimizer": self.optimizer, "lr": 0.02, "schedule": self.schedule}
-
-    @property
-    def batches(self) -> int:
-        """Steps in an epoch."""
-        return -(-self.length // self.batch_size)
-
-    @property
-    def events(self) -> int:
-        return self.epochs * (self.batches + 1)
-
-    def at(self, event: int) -> tuple[int, int, int]:
-        """(epochs completed, batches of the next, steps) after ``event`` events."""
-        completed, batch = divmod(event, self.batches + 1)
-        return completed, batch, completed * self.batches + batch
-
-    def saved(self, event: int) -> int:
-        """The last event up to ``event`` after which a checkpoint was written; 0 if none."""
-        while event and self.at(event)[1] and self.at(event)[2] % self.save_every:
-            event -= 1
-        return event
-
-    @property
-    def starts(self) -> list[int]:
-        """Where each process after the first goes on."""
-        return [self.saved(kill) for kill in self.kills]
-
-    def where(self, event: int) -> str:
-        completed, batch, step = self.at(event)
-        inside = f"after {batch} of {self.batches} batches" if batch else "before its first batch"
-        return f"epoch {completed}, {inside} (step {step})"
-
-
-def draw_plan(trial: Trial, schedule: str, kills: list[str] | int) -> Plan:
-    """A run with kills at the named moments, or at that many random ones."""
-    batches, batch_size = int(trial.rng.integers(3, 6)), int(trial.rng.integers(4, 7))
-    plan = Plan(
-        schedule=schedule,
-        optimizer=str(trial.rng.choice(["sgd", "adamw"])),
-        # The last batch is smaller, and never of one: batch norm needs two.
-        length=batches * batch_size - int(trial.rng.integers(0, batch_size - 2)),
-        batch_size=batch_size,
-        epochs=3,
-        save_every=int(trial.rng.integers(1, 3)),
-        kills=[],
-        seed=trial.draw_seed(),
-        sampler_seed=trial.draw_seed(),
-        other_seed=trial.draw_seed(),
-    )
-    whole = plan.batches + 1
-    moments = {
-        "first step": 1,
-        "last step": plan.events - 1,
-        "last batch of an epoch": whole * int(trial.rng.integers(1, 3)) - 1,
-        "epoch boundary": whole * int(trial.rng.integers(1, 3)),
-    }
-    if isinstance(kills, int):
-        plan.kills = sorted(int(k) for k in trial.rng.choice(plan.events - 1, kills, False) + 1)
-    else:
-        plan.kills = sorted({moments[name] for name in kills})
-    if "last batch of an epoch" in kills if isinstance(kills, list) else False:
-        plan.save_every = 1  # the checkpoint between an epoch's last batch and its end
-    return plan
 
 
 def _draw_data(trial: Trial, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
@@ -157,7 +68,16 @@ class Lineage:
         return report.files.get("trail.jsonl", b"").decode(errors="replace")
 
     def trail(self, process: int) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self._text(self.reports[process]).splitlines()]
+        """What the process wrote down: how it found itself, then each batch and epoch."""
+        try:
+            lines = [json.loads(line) for line in self._text(self.reports[process]).splitlines()]
+            first, *rest = lines
+            batches = [line for line in rest if "rows" in line]
+            assert isinstance(first["returned"], str) and len(first["fields"]) == 4
+            assert all({"epoch", "rows", "lr"} <= set(line) for line in batches)
+        except (ValueError, AssertionError, KeyError, TypeError):
+            raise Malformed("its trail cannot be read") from None
+        return [first, *batches]
 
     def require_same(self, truth: Evidence, name: str) -> None:
         """Raise Wrong, with the likeliest cause, unless the run ended as if never killed."""
@@ -180,7 +100,7 @@ class Lineage:
             "best_lost",
         )
         completed = [self.plan.epochs - 1, 0, self.plan.epochs * self.plan.batches]
-        if (found := got["end/fields"].array().tolist())[:3] != completed:
+        if (found := numbers(self.end, "end/fields", 4))[:3] != completed:
             raise Wrong(
                 f"{self.told()}\nAt the end epoch, batch, step are to be {completed}, and are "
                 f"{found[:3]}.",
@@ -231,7 +151,7 @@ class Lineage:
         """What this process trained on must be what the order says, from where it began."""
         plan, order = self.plan, self.plan.order
         begin = plan.starts[process - 1] if process else 0
-        trained = [line for line in self.trail(process) if "rows" in line]
+        trained = self.trail(process)[1:]
         event, number = begin, 0
         end = plan.kills[process] if process < len(plan.kills) else plan.events
         while event < end:
@@ -285,8 +205,10 @@ class Lineage:
                 continue
             here = f"Start {process + 1} goes on in {self.plan.where(begin)}. "
             want = truth.under(str(process))
-            data = self.reports[process].files.get("loaded.safetensors")
-            got = Tensors.parse(data)
+            try:
+                got = Tensors.parse(self.reports[process].files.get("loaded.safetensors"))
+            except ValueError as error:
+                raise Malformed(str(error)) from None
             require_best(
                 f"{self.told()}\n{here}After resume(…)",
                 float.fromhex(facts["bests"][process - 1]),
@@ -297,7 +219,7 @@ class Lineage:
             found = found or diagnose.optimizer(want, got)
             if found:
                 return here + found[0], found[1]
-            lrs = [line["lr"] for line in self.trail(process) if "rows" in line]
+            lrs = [line["lr"] for line in self.trail(process)[1:]]
             step = self.plan.at(begin)[2]
             for number, lr in enumerate(lrs):
                 if lr != facts["lrs"][step + number]:
@@ -332,11 +254,11 @@ def run_all(trial: Trial, plans: dict[str, Plan]) -> int:
     Returns the number of optimizer steps that were compared.
     """
     told = {n: [plan.length, plan.sampler_seed, plan.epochs] for n, plan in plans.items()}
-    orders = trial.probe("off_by_one.orders", {"runs": told}).tensors
+    orders = trial.probe("off_by_one.orders", {"runs": told})
     tensors: dict[str, np.ndarray] = {}
     lineages: dict[str, Lineage] = {}
     for name, plan in plans.items():
-        plan.order = orders[name].array()
+        plan.order = np.array(numbers(orders, name, plan.epochs, plan.length))
         for row in plan.order:
             if sorted(row.tolist()) != list(range(plan.length)):
                 raise Wrong(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from grader.checks.off_by_one_kills import PER_EPOCH, PER_STEP, draw_plan, run_all
+from grader.checks.off_by_one import numbers
+from grader.checks.off_by_one_kills import run_all
+from grader.checks.off_by_one_plans import PER_EPOCH, PER_STEP, draw_plan
 from grader.checks.resumed import draw_batches
 from grader.client import Report
 from grader.evidence import Evidence, Tensors, differing, names
@@ -136,9 +138,9 @@ def group(trial: Trial) -> str:
                 f"before: {names(bad)}.",
                 "rank_generators" if generators else "rank_alone",
             )
-        if evidence.tensors["state/fields"].array().tolist() != [0, 2, 3, 1]:
+        if numbers(evidence, "state/fields", 4) != [0, 2, 3, 1]:
             raise Wrong(f"Rank {rank} did not get its progress back.", "rank_alone")
-    shares = [evidence.tensors["state/samples"].array().tolist() for evidence in came]
+    shares = [numbers(evidence, "state/samples", None) for evidence in came]
     if len({index for share in shares for index in share}) != 16 or len(shares[0]) != 8:
         raise Wrong("Together the two ranks do not go on with what is left.", "rank_alone")
     _one_rank_sees_no_file(trial, files)
@@ -210,7 +212,7 @@ def _require_all_back(truth: Tensors, saved: Tensors, came: Evidence) -> None:
     if differing(saved.under("state/extra"), came.tensors.under("state/extra")):
         raise Wrong("resume(…, ema=…): the extra did not get its state back.", "extra")
     for name, said in (("fields", "progress"), ("best", "best_loss"), ("samples", "position")):
-        if saved[f"state/{name}"] != came.tensors.get(f"state/{name}"):
+        if saved.get(f"state/{name}") != came.tensors.get(f"state/{name}"):
             cause = {"best": "best_lost", "samples": "sampler_lost"}.get(name, "counters_lost")
             raise Wrong(f"Saved in the middle of epoch 1; resumed, another {said}.", cause)
     bad = [name.removeprefix("state/") for name in differing(truth, came.tensors)]
@@ -255,7 +257,7 @@ def require_other_world(trial: Trial) -> None:
             if evidence.facts.get("returned") != "True":
                 said = evidence.facts.get("returned", evidence.facts.get("raised"))
                 raise Wrong(f"{told}: came {said}.", "world_refused")
-        every = [i for e in came for i in e.tensors["state/samples"].array().tolist()]
+        every = [i for e in came for i in numbers(e, "state/samples", None)]
         left = 16
         if len(set(every)) < left or len(every) != left + -left % world_size:
             raise Wrong(

@@ -11,6 +11,14 @@ from grader.evidence import Evidence, differing, names
 from grader.judge import Trial, Wrong
 
 BATCH, WIDTH, CLASSES = 8, 6, 4
+CONTRACT_KEYS = (
+    "epoch",
+    "loss",
+    "model_state_dict",
+    "optimizer_state_dict",
+    "scheduler_state_dict",
+    "rng_state",
+)
 
 # Each spec leaves in play only what its check is about; SAME_BITS leaves everything in play.
 PLAIN = {"dropout": 0.0, "noise": False, "schedule": "constant", "other_lr_scale": 1.0}
@@ -46,14 +54,17 @@ class Experiment:
         self.file = written(self.saved)
         # Only now are the batches after the resume drawn: nothing in (A) could know them.
         after = draw_batches(trial, 8)
+        everything = before | {name + "2": array for name, array in after.items()}
+        self.truth = trial.trusted("lr_reset.uninterrupted", start | options, tensors=everything)
+        files = {"checkpoint.pt": self.file}
+        self.inside = trial.trusted("lr_reset.inspect", files=files)
         again = {"spec": spec, "other_seed": trial.draw_seed()} | options
         if options.get("resave"):
             again |= told
-        files = {"checkpoint.pt": self.file}
-        self.resumed = trial.probe("lr_reset.resume", again, tensors=after, files=files)
-        everything = before | {name + "2": array for name, array in after.items()}
-        self.truth = trial.trusted("lr_reset.uninterrupted", start | options, tensors=everything)
-        self.inside = trial.trusted("lr_reset.inspect", files=files)
+        report = trial.attempt("lr_reset.resume", again, tensors=after, files=files)[0]
+        if report.outcome == "raised" and "NotImplementedError" not in report.details["bases"]:
+            self.require_recipe_is_state(f"{report.stage} raised {report.details['type']}.")
+        self.resumed = trial.evidence(report)
 
     def first_difference(self) -> int | None:
         """The first step after the load at which the weights differ; 0 if already at the load."""
@@ -83,7 +94,7 @@ class Experiment:
         detail, cause = self.diagnose()
         raise Wrong(f"{self.told(step)}\n{detail}", cause)
 
-    def require_recipe_is_state(self) -> None:
+    def require_recipe_is_state(self, so_far: str = "The resumed run is right.") -> None:
         """The file must hold the state itself, not a way to make it again."""
         truth = self.truth.tensors.under("loaded/model")
         got = self.inside.tensors.under("model")
@@ -91,8 +102,8 @@ class Experiment:
             return  # lr_reset.loads_by_default says so
         if bad := differing(truth, got):
             raise Wrong(
-                "The resumed run is right, but the file does not hold the model: under "
-                f'"model_state_dict" {names(bad)} is absent or another.',
+                f'{so_far} The file does not hold the model: under "model_state_dict" '
+                f"{names(bad)} is absent or another.",
                 "not_in_file",
             )
 
@@ -139,6 +150,15 @@ def require_opens(facts: dict[str, Any]) -> None:
         + (f". Blocked: {names(blocked)}." if blocked else f" ({facts['error']})."),
         "numpy_blocked" if any("numpy" in name for name in blocked) else "objects_pickled",
     )
+
+
+def require_keys(facts: dict[str, Any]) -> None:
+    """The file is a dict with the contract's keys."""
+    if facts["keys"] is None:
+        raise Wrong(f"The file holds a {facts['type']}; a checkpoint is a dict.", "keys")
+    absent = [key for key in CONTRACT_KEYS if key not in facts["keys"]]
+    if absent:
+        raise Wrong(f"The file lacks {names(absent)}. It has {names(facts['keys'], 9)}.", "keys")
 
 
 def require_returned(experiment: Experiment) -> None:

@@ -39,17 +39,16 @@ class Case:
     def draw(self, trial: Trial) -> None:
         """Shapes and values: a name's shape is the same on both sides unless ``shapes`` differs."""
         shapes: dict[str, tuple[int, ...]] = {}
-        kinds = [("own", self.own), ("file", self.file)] + ([("grad", self.own)] * self.step)
-        for side, listed in kinds:
+        trained = [name for name in self.own if name not in self.buffers] if self.step else []
+        for side, listed in (("own", self.own), ("file", self.file), ("grad", trained)):
             for name in listed:
                 new = self.new(name) if side == "file" else name
                 drawn = tuple(int(n) for n in trial.rng.integers(1, 5, trial.rng.integers(1, 4)))
                 shape = self.shapes.get(f"{side}:{name}", shapes.setdefault(new, drawn))
+                values: Any = np.asarray(trial.rng.standard_normal(shape), np.float32)
                 if new in self.buffers and new.endswith("num_batches_tracked"):
-                    self.drawn[f"{side}:{name}"] = np.asarray(trial.rng.integers(1, 99))
-                elif side != "grad" or name not in self.buffers:
-                    values = np.asarray(trial.rng.standard_normal(shape), np.float32)
-                    self.drawn[f"{side}:{name}"] = values
+                    values = np.asarray(trial.rng.integers(1, 99))
+                self.drawn[f"{side}:{name}"] = values
         in_file = {self.new(name): name for name in self.file}
         for first, *others in self.ties:
             for name in others:

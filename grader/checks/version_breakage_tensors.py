@@ -24,7 +24,7 @@ def draw_model(trial: Trial) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         drawn[7:11],
         drawn[11:],
     )
-    shapes = {name: (3, 4) for name in drawn} | {odd[1]: (2, 3, 4, 5), buffers[2]: (2, 4)}
+    shapes = dict.fromkeys(drawn, (3, 4)) | {odd[1]: (2, 3, 4, 5), buffers[2]: (2, 4)}
     spec = {
         "names": drawn,
         "buffers": buffers,
@@ -37,7 +37,7 @@ def draw_model(trial: Trial) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     for side in ("own", "other"):
         values = {name: trial.rng.standard_normal(shape) * 9 for name, shape in shapes.items()}
         for first, *others in [pair, triple, *([twins] if side == "own" else [])]:
-            values |= {name: values[first] for name in others}
+            values |= dict.fromkeys(others, values[first])
         tensors |= {f"{side}:{name}": value for name, value in values.items()}
     return spec, tensors
 
@@ -95,7 +95,9 @@ def export(trial: Trial) -> str:
     moved += differing(truth.tensors, came.tensors.under("after"))
     if moved:
         raise Wrong(f"Exporting changed the model's own {names(moved)}.", "export_changes")
-    return f"{len(stored)} tensors for {len(truth.tensors)} names, exact; metadata: {len(metadata)}."
+    return (
+        f"{len(stored)} tensors for {len(truth.tensors)} names, exact; metadata: {len(metadata)}."
+    )
 
 
 def _variants(trial: Trial, spec: dict[str, Any], file: bytes) -> tuple[dict[str, Any], dict]:

@@ -16,9 +16,11 @@ from grader.child import Context, probe
 from grader.probes.training import (
     Run,
     build,
+    draw_when_loaded,
     generator_draws,
     model_tensors,
     optimizer_tensors,
+    set_mode,
     train,
 )
 
@@ -116,10 +118,11 @@ def save(context: Context):
     spec = context.args["spec"]
     run = build(spec, context.args["seed"])
     extras = _extras(spec, 1.5)
-    run.model.train()
+    set_mode(run.model, True)
     train(run, context.tensors["x"], context.tensors["y"], snapshots=False)
     if extras:
         extras["ema"].update(0.25)
+    set_mode(run.model, not context.args.get("eval"))
     for name in context.args.get("paths", ["checkpoint.pt"]):
         save_to(context, run, extras, Path(name) if context.args.get("pathlike") else name)
     if "x2" not in context.tensors:
@@ -140,7 +143,8 @@ def resume(context: Context):
     if context.args.get("used_objects"):  # a roll-back: these have state of their own
         train(run, context.tensors["x"], context.tensors["y"], snapshots=False)
         run.lrs.clear()
-    run.model.train(not context.args.get("eval"))
+    set_mode(run.model, not context.args.get("eval"))
+    draw_when_loaded(run.model)
     given = {"model": run.model, "optimizer": run.optimizer, "scheduler": run.scheduler}
     returned = context.call(
         context.module("checkpoint"),
@@ -163,8 +167,6 @@ def resume(context: Context):
     if context.args.get("resave"):
         save_to(context, run, extras, "checkpoint.pt")
     context.stage("training on after load_checkpoint")
-    if context.args.get("eval"):
-        run.model.eval()
     tensors |= _train_on(run, extras, context.tensors["x"], context.tensors["y"])
     return facts | {"lrs": run.lrs}, tensors
 
@@ -192,13 +194,13 @@ def uninterrupted(context: Context):
     spec = context.args["spec"]
     run = build(spec, context.args["seed"])
     extras = _extras(spec, 1.5)
-    run.model.train()
+    set_mode(run.model, True)
     train(run, context.tensors["x"], context.tensors["y"], snapshots=False)
     if extras:
         extras["ema"].update(0.25)
     tensors = _after_load(run, extras)
     run.lrs.clear()
-    run.model.train(not context.args.get("eval"))
+    set_mode(run.model, not context.args.get("eval"))
     tensors |= _train_on(run, extras, context.tensors["x2"], context.tensors["y2"])
     return {"lrs": run.lrs}, tensors
 

@@ -24,6 +24,10 @@ def make_incomplete(context: Context):
             variant.pop(key, None)
         elif how == "none":
             variant[key] = None
+        elif how == "without a layer's weight":
+            variant[key] = {k: v for k, v in saved[key].items() if k != "layers.4.weight"}
+        elif how == "of another shape":
+            variant[key] = saved[key] | {"layers.4.weight": torch.zeros(2, 2)}
         torch.save(variant, f"{name}.pt")
     Path("checkpoint.pt").unlink()
     return {}
@@ -94,8 +98,8 @@ def read_back(context: Context):
         parts: dict[str, Any] = {"optimizer": run.optimizer, "scheduler": run.scheduler}
         if kind == "no scheduler":
             parts["scheduler"] = None
-        elif kind == "optimizer none":
-            run.optimizer.state_dict = lambda: None
+        elif kind in ("optimizer none", "scheduler none"):
+            parts[kind.split()[0]].state_dict = lambda: None
         else:
             parts["extra"] = _Odd(state[kind])
         try:
@@ -151,7 +155,8 @@ def locate(context: Context):
         map_location=here,
         said="load_checkpoint(path, model=…, map_location=<a function>)",
     )
-    return {"asked": len(asked)}, model_tensors(run.model, "model")
+    draws = {f"draws/{name}": draw for name, draw in generator_draws().items()}
+    return {"asked": len(asked)}, model_tensors(run.model, "model") | draws
 
 
 @probe

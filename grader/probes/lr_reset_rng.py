@@ -32,8 +32,10 @@ def _advance(context: Context) -> None:
 @probe
 def take_rng(context: Context):
     """(A) Advance the generators, take their state, store it; then draw (taking must not move)."""
+    module = context.module("checkpoint")
+    context.call(module, "rng_state", said="rng_state()")
     _advance(context)
-    state = context.call(context.module("checkpoint"), "rng_state", said="rng_state()")
+    state = context.call(module, "rng_state", said="rng_state()")
     with contextlib.suppress(Exception):
         torch.save(state, "state.pt")
     return {}, {f"draws/{name}": draw for name, draw in generator_draws().items()}

@@ -19,7 +19,6 @@ from grader.probes.lr_reset import Ema
 from grader.probes.storage_blowup_faults import fault, flip_bit, truncate
 from grader.probes.training import (
     Run,
-    Stack,
     build,
     generator_draws,
     model_tensors,
@@ -40,14 +39,16 @@ def metric_of(told: list[Any] | None) -> Any:
     return torch.tensor([number], dtype=torch.float64) if kind == "tensor" else number
 
 
-def described(call: Any) -> dict[str, Any]:
-    """What a call returned or raised, and what it warned of."""
+def described(call: Any, *, raw: bool = False) -> dict[str, Any]:
+    """What a call returned or raised, and what it warned of. A path is told by its name."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             value = call()
             if isinstance(value, str | os.PathLike):
                 value = Path(value).name
+            elif not raw and value is not None:
+                value = repr(value)[:80]
             found: dict[str, Any] = {"raised": None, "value": value}
         except NotImplementedError:
             raise
@@ -75,7 +76,9 @@ class Script:
 
     def manager(self, directory: str) -> Any:
         if directory not in self.managers:
-            options = self.args["managers"][directory]
+            options = dict(self.args["managers"][directory])
+            if options.get("mirror"):
+                options["mirror"] = options["mirror"].replace("{here}", str(Path.cwd()))
             told = ", ".join(f"{key}={value!r}" for key, value in options.items())
             self.managers[directory] = self.context.call(
                 self.module,
@@ -267,13 +270,10 @@ def load(context: Context):
         asked.append(location)
         return storage
 
-    if context.args.get("locate"):
-        options = {"map_location": here}
-    else:
-        options = {}
+    options = {"map_location": here} if context.args.get("locate") else {}
     told = "".join(f", {name}=…" for name in [*given, *options])
     context.stage(f"load_latest(model=…{told})")
-    found = described(lambda: manager.load_latest(model=run.model, **given, **options))
+    found = described(lambda: manager.load_latest(model=run.model, **given, **options), raw=True)
     tensors = model_tensors(run.model, "model")
     if "ema" in given:
         tensors["ema"] = given["ema"].average
@@ -316,6 +316,3 @@ def replay_run(context: Context):
     best = manager.best()
     names = sorted(path.name for path in Path("run").iterdir())
     return {"sizes": sizes, "files": names, "last": last and last.name, "best": best and best.name}
-
-
-__all__ = ["Stack"]

@@ -63,10 +63,11 @@ def build(spec: dict[str, Any], seed: int, *, other: bool = False) -> Run:
     torch.manual_seed(seed)
     model = Stack(spec.get("dropout", 0.3))
     scale = spec.get("other_lr_scale", 3.0) if other else 1.0
-    trained = [p for p in model.parameters() if p.requires_grad]
+    # The frozen ones too: were they thawed on the way, they would be trained, and it would show.
+    parameters = list(model.parameters())
     groups = [
-        {"params": trained[:5], "lr": spec["lr"] * scale, "weight_decay": 0.01},
-        {"params": trained[5:], "lr": spec["lr"] * scale * 0.5},
+        {"params": parameters[:7], "lr": spec["lr"] * scale, "weight_decay": 0.01},
+        {"params": parameters[7:], "lr": spec["lr"] * scale * 0.5},
     ]
     if spec["optimizer"] == "sgd":
         momentum = spec.get("momentum", 0.9) * (0.5 if other and scale != 1 else 1.0)
@@ -88,12 +89,29 @@ def _schedule(spec: dict[str, Any], optimizer: Optimizer) -> Any:
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=40)
     if schedule == "exponential":
         return torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.9)
+    if schedule == "lambda":  # reads its own base_lrs, unlike those that go on from the last rate
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.9**step)
     if schedule == "plateau":
         return torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=1, factor=0.7)
     if schedule == "onecycle":
         lrs = [group["lr"] for group in optimizer.param_groups]
         return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lrs, total_steps=60)
     return torch.optim.lr_scheduler.StepLR(optimizer, step_size=3, gamma=0.6)
+
+
+def set_mode(model: nn.Module, training: bool) -> None:
+    """Train or eval mode, with one batch norm frozen in eval mode, as fine-tuning does."""
+    model.train(training)
+    model.layers[2].eval()
+
+
+def draw_when_loaded(model: nn.Module) -> None:
+    """Let the model draw from every generator while its state is loaded, as some modules do."""
+
+    def draw(*_: Any) -> None:
+        random.random(), np.random.randn(), torch.rand(1)
+
+    model.register_load_state_dict_post_hook(draw)
 
 
 def noisy(x: Tensor) -> Tensor:

@@ -161,7 +161,7 @@ def inspect_new(context: Context):
 
 @probe
 def watch(context: Context):
-    """(B) Migrate: is the argument as it was, do the generators move, what does a second pass do?"""
+    """(B) Migrate, and again: the argument afterwards, what the generators draw, each result."""
     module = context.module("compat")
     facts: dict[str, Any] = {}
     tensors: dict[str, Tensor] = {}

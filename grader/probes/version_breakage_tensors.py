@@ -26,7 +26,7 @@ def _model(context: Context, prefix: str, spec: dict[str, Any]) -> nn.Module:
     """A module of drawn tensors, with the dtypes, layouts and ties that ``spec`` asks for."""
     tensors = {}
     for name in spec["names"]:
-        tensor = context.tensors[f"{prefix}:{name}"]
+        tensor = context.tensors[f"{prefix}:{name}"].clone()
         tensor = tensor.to(getattr(torch, spec["dtypes"].get(name, "float32")))
         tensors[name] = _laid_out(tensor, spec["layouts"].get(name, ""))
     for name, base in spec["overlapping"].items():  # from the second element of another buffer

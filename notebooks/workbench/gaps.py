@@ -1,0 +1,225 @@
+"""A training run whose sources of randomness are left open one at a time.
+
+    python -m workbench.gaps A numpy:open numpy:closed     these runs, as JSON, one a line
+
+Runs A and B are one program in two processes. A source that nobody closed starts from something
+else in each process: the operating system's entropy, a hash seed, a machine's idle cores. So that
+everybody sees the same figures, the run's letter stands in for all of these.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, TensorDataset, get_worker_info
+
+from workbench import launch
+from workbench.data import digits
+from workbench.identity import fingerprint
+from workbench.models import Net
+from workbench.moments import seed_generators
+from workbench.training import augment, evaluate, train_step
+
+SEED, EPOCHS, BATCH, STEPS_PER_EPOCH = 42, 3, 50, 28
+CLASSES = {"zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Something that makes two runs of one program differ."""
+
+    name: str
+    told: str
+    usual: str  # what is usually done about it, and is done when it is open
+    cure: str
+    needs_gpu: bool = False
+
+
+SOURCES = (
+    Source("python", "Python's generator", "torch.manual_seed(42)", "random.seed(42)"),
+    Source("numpy", "NumPy's generator", "torch.manual_seed(42)", "np.random.seed(42)"),
+    Source("torch", "torch's CPU generator", "nothing", "torch.manual_seed(42)"),
+    Source("hash", "hash randomisation", 'os.environ["PYTHONHASHSEED"]', "sorted(classes)"),
+    Source(
+        "workers",
+        "a generator object in 2 workers",
+        "np.random.seed in worker_init_fn",
+        "seed the object itself",
+    ),
+    Source("validation", "a validation loop, in B only", "shuffle=False", "a generator= each"),
+    Source("threads", "1 thread in A, 2 in B", "use_deterministic_algorithms", "1 thread in both"),
+    Source("cuda", "CUDA's generator", "nothing", "torch.manual_seed(42)", needs_gpu=True),
+    Source(
+        "cudnn", "cuDNN's algorithms", "torch.manual_seed(42)", "deterministic=True", needs_gpu=True
+    ),
+    Source(
+        "benchmark", "cuDNN's benchmark", "benchmark=True", "deterministic=True", needs_gpu=True
+    ),
+)
+# What the incident's script leaves open. It seeds torch, and nothing else.
+SCRIPT = ("python", "numpy", "hash", "workers")
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What closes the gaps, if not this module's own few lines."""
+
+    seed: Callable[[int], None]
+    loader: Callable[..., DataLoader[Any]]
+
+
+class Jittered(Dataset[tuple[Tensor, Tensor]]):
+    """Images with noise from a generator object that the dataset carries."""
+
+    def __init__(self, x: Tensor, y: Tensor, seed: int) -> None:
+        self.x, self.y, self.rng = x, y, np.random.default_rng(seed)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        noise = self.rng.standard_normal(self.x.shape[1:], dtype=np.float32)
+        return self.x[index] + 0.1 * torch.from_numpy(noise), self.y[index]
+
+
+def usual_worker_init(worker_id: int) -> None:
+    """The recipe that everybody has: it seeds the global generators, which torch has done."""
+    seed = torch.initial_seed() % 2**32
+    np.random.seed(seed)
+    random.seed(seed)
+
+
+def _seed_jitter(worker_id: int) -> None:
+    info = get_worker_info()
+    info.dataset.rng = np.random.default_rng(info.seed)
+
+
+def run(letter: str, source: str, how: str, tools: Tools | None = None) -> dict[str, Any]:
+    """Train run ``letter`` with ``source`` ``how`` ("open" or "closed"); everything else closed.
+
+    ``source`` may also be "script", which opens several. Returns the losses of all steps, the
+    accuracy at the end, and the weights' fingerprint.
+    """
+    entropy = 1 + "AB".index(letter)
+    opened = () if how == "closed" else SCRIPT if source == "script" else (source,)
+    device = _prepare(opened, source, entropy, tools)
+    data = digits()
+    classes = list(CLASSES) if "hash" in opened else sorted(CLASSES)
+    number = torch.tensor([sorted(CLASSES).index(name) for name in classes])
+    y = number[data.train_y]
+    jittered = source == "workers" or "workers" in opened
+    dataset = Jittered(data.train_x, y, entropy) if jittered else TensorDataset(data.train_x, y)
+    loader = _loader(dataset, opened, 2 if jittered else 0, tools)
+    validation = None
+    if source == "validation" and letter == "B":
+        own = {} if opened else {"generator": torch.Generator().manual_seed(SEED)}
+        validation = DataLoader(
+            TensorDataset(data.val_x, data.val_y), batch_size=360, shuffle=False, **own
+        )
+
+    model = Net(8).to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    losses = []
+    for epoch in range(EPOCHS):
+        if tools:
+            loader.sampler.set_epoch(epoch)
+        for x, labels in loader:
+            losses.append(train_step(model, optimizer, augment(x).to(device), labels.to(device)))
+        if validation is not None:
+            for x, labels in validation:
+                evaluate(model, x, labels)
+    _, accuracy = evaluate(model, data.val_x.to(device), number[data.val_y].to(device))
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(False)
+    return {"loss": losses, "accuracy": accuracy, "weights": fingerprint(model)}
+
+
+def _prepare(opened: Iterable[str], source: str, entropy: int, tools: Tools | None) -> str:
+    """Seed, and set the switches; the device to train on."""
+    seed_generators(entropy)  # what a process has that nobody seeded
+    if tools:
+        tools.seed(SEED)
+    else:
+        if "python" not in opened:
+            random.seed(SEED)
+        if "numpy" not in opened:
+            np.random.seed(SEED)
+        if "torch" not in opened:
+            torch.manual_seed(SEED)
+    if "hash" in opened:
+        os.environ["PYTHONHASHSEED"] = str(SEED)  # for nothing: this interpreter runs already
+    torch.set_num_threads(entropy if "threads" in opened else 1)
+    if "threads" in opened:
+        torch.use_deterministic_algorithms(True)
+    if source not in ("cuda", "cudnn", "benchmark"):
+        return "cpu"
+    if "cuda" in opened:
+        torch.cuda.manual_seed_all(entropy)
+    if not tools:
+        strict = "cudnn" not in opened and "benchmark" not in opened
+        torch.backends.cudnn.deterministic = strict
+        torch.backends.cudnn.benchmark = "benchmark" in opened
+        torch.use_deterministic_algorithms(strict)
+    return "cuda"
+
+
+def _loader(
+    dataset: Dataset[Any], opened: Iterable[str], workers: int, tools: Tools | None
+) -> DataLoader[Any]:
+    options: dict[str, Any] = {"batch_size": BATCH, "drop_last": True, "num_workers": workers}
+    if tools:
+        return tools.loader(dataset, seed=SEED, **options)
+    if workers:
+        options["worker_init_fn"] = usual_worker_init if "workers" in opened else _seed_jitter
+    if "validation" not in opened:
+        options["generator"] = torch.Generator().manual_seed(SEED)
+    return DataLoader(dataset, shuffle=True, **options)
+
+
+def pairs(jobs: Iterable[str]) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+    """Run every job ("numpy:open") as A and as B, in two processes; what both recorded."""
+    wanted = list(jobs)
+
+    def record(letter: str) -> list[dict[str, Any]]:
+        environment = {
+            "PYTHONHASHSEED": str(1 + "AB".index(letter)),
+            "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        }
+        done = launch.python("-m", "workbench.gaps", letter, *wanted, env=environment, timeout=300)
+        if done.returncode:
+            raise RuntimeError(f"run {letter} {done.how}:\n{done.output[-2000:]}")
+        return [json.loads(line) for line in done.output.splitlines() if line.startswith("{")]
+
+    with ThreadPoolExecutor(2) as both:
+        a, b = both.map(record, "AB")
+    return {job: (one, two) for job, one, two in zip(wanted, a, b, strict=True)}
+
+
+def parts(a: Iterable[float], b: Iterable[float], decimals: int | None = None) -> int | None:
+    """The step at which two equally long runs part, exactly or as a log prints them."""
+    shown = [repr(x) if decimals is None else f"{x:.{decimals}f}" for x in a]
+    differs = [x != (repr(y) if decimals is None else f"{y:.{decimals}f}") for x, y in zip(shown, b, strict=True)]
+    return differs.index(True) if any(differs) else None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("letter", choices="AB")
+    parser.add_argument("jobs", nargs="+", metavar="SOURCE:open|closed")
+    options = parser.parse_args()
+    for job in options.jobs:
+        print(json.dumps(run(options.letter, *job.split(":"))), flush=True)
+
+
+if __name__ == "__main__":
+    main()
