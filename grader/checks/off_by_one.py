@@ -179,8 +179,7 @@ def best(trial: Trial) -> str:
 
 def _best_cause(losses: list[tuple[str, float]], lowest: float, better: bool) -> str:
     value = losses[-1][1]
-    seen_nan = any(math.isnan(loss) for _, loss in losses[:-1])
-    if math.isnan(value) or (seen_nan and better and math.isinf(lowest)):
+    if math.isnan(value):
         return "nan"
     if value == lowest:
         return "ties"

@@ -198,27 +198,19 @@ class Lineage:
         return f"epoch {completed}, samples {rows.tolist()}"
 
     def _diagnose(self, truth: Tensors, facts: dict[str, Any]) -> tuple[str, str]:
-        """The first resume after which something is another: what, and the likeliest cause."""
+        """The first start at which something is another: what, and the likeliest cause."""
+        right = ""  # the last start that was restored rightly
         for process in range(1, len(self.reports)):
             begin = self.plan.starts[process - 1]
             if not begin:
                 continue
             here = f"Start {process + 1} goes on in {self.plan.where(begin)}. "
-            want = truth.under(str(process))
-            try:
-                got = Tensors.parse(self.reports[process].files.get("loaded.safetensors"))
-            except ValueError as error:
-                raise Malformed(str(error)) from None
-            require_best(
-                f"{self.told()}\n{here}After resume(…)",
-                float.fromhex(facts["bests"][process - 1]),
-                got.get("best"),
-                "best_lost",
-            )
-            found = diagnose.weights(want, got) or self._rate(want, got)
-            found = found or diagnose.optimizer(want, got)
+            found = self._restored(process, truth, facts, here)
+            if found and right:
+                break  # that one was right; what it then trained is another
             if found:
                 return here + found[0], found[1]
+            right = here
             lrs = [line["lr"] for line in self.trail(process)[1:]]
             step = self.plan.at(begin)[2]
             for number, lr in enumerate(lrs):
@@ -228,11 +220,29 @@ class Lineage:
                         f"uninterrupted, it is {facts['lrs'][step + number]:.4g}.",
                         "schedule",
                     )
-        detail, cause = diagnose.generators(truth, self.end.tensors) or (
-            "Samples, schedule and loaded state were right, and the weights are others.",
-            "rng_all",
+        found = diagnose.generators(truth, self.end.tensors)
+        return (
+            f"{right}Weights, optimizer, samples and rates were right, and it trained on to other "
+            "weights: what was drawn (dropout, noise) differs.",
+            found[1] if found else "rng_all",
         )
-        return detail, cause
+
+    def _restored(
+        self, process: int, truth: Tensors, facts: dict[str, Any], here: str
+    ) -> tuple[str, str] | None:
+        """What a start did not get back. None: it got everything that can be seen."""
+        want = truth.under(str(process))
+        try:
+            got = Tensors.parse(self.reports[process].files.get("loaded.safetensors"))
+        except ValueError as error:
+            raise Malformed(str(error)) from None
+        found = diagnose.weights(want, got) or self._rate(want, got)
+        found = found or diagnose.optimizer(want, got)
+        if not found:
+            best = float.fromhex(facts["bests"][process - 1])
+            done = f"{self.told()}\n{here}After resume(…)"
+            require_best(done, best, got.get("best"), "best_lost")
+        return found
 
     @staticmethod
     def _rate(want: Tensors, got: Tensors) -> tuple[str, str] | None:

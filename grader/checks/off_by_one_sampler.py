@@ -248,8 +248,8 @@ def _other_length(trial: Trial) -> None:
 
 @decides("off_by_one.prefetch")
 def prefetch(trial: Trial) -> str:
-    """Two workers fetch ahead; the state must count what was trained on. Then without workers."""
-    for workers in (2, 0):
+    """Without workers; then two fetch ahead, and the state must count what was trained on."""
+    for workers in (0, 2):
         length, seed = int(trial.rng.integers(50, 70)), trial.draw_seed()
         epoch, batches = int(trial.rng.integers(1, 5)), int(trial.rng.integers(2, 5))
         told = {"length": length, "seed": seed, "epoch": epoch, "workers": workers}
@@ -269,7 +269,6 @@ def prefetch(trial: Trial) -> str:
         never = sorted(set(range(length)) - set(seen))
         if len(ids(first, "trained")) == 4 * batches and not again and not never:
             continue
-        # Trained in one go, the order of the rest would have come.
         raise Wrong(
             f"{length} samples, num_workers={workers}: {batches} batches of 4 trained, saved; "
             f"loaded in a new process, trained to the epoch's end. Samples trained twice: "
@@ -280,6 +279,6 @@ def prefetch(trial: Trial) -> str:
 
 
 def _prefetch_cause(workers: int, again: list[int], never: list[int]) -> str:
-    if not workers:
-        return "iterator_follows" if never else "advance"
-    return "counts_yielded" if never or again else "advance"
+    if workers:
+        return "counts_yielded"
+    return "iterator_follows" if never and not again else "advance"

@@ -169,7 +169,7 @@ def divergence(trial: Trial) -> str:
         tensors |= {f"{label}/a": np.array(a, np.float64), f"{label}/b": np.array(b, np.float64)}
         kinds[str(label)] = kind
     came = trial.probe("seed_gaps.divergence", {"pairs": kinds}, tensors=tensors, seconds=SLOW)
-    answers = dict(zip(order, (came.facts["answers"][str(n)] for n in range(len(order)))))
+    answers = {name: came.facts["answers"][str(n)] for n, name in enumerate(order)}
     for name, (a, b, _, expected, cause) in cases.items():
         answer = answers[name]
         if answer != expected:
@@ -188,7 +188,7 @@ def _pairs(rng: np.random.Generator) -> dict[str, Pair]:
     """name -> (a, b, how to pass them, the answer, the likeliest cause of another answer)."""
     steps = int(rng.integers(12, 20))
     base = [float(x) for x in rng.uniform(0.1, 2.0, steps)]
-    k = int(rng.integers(2, steps - 3))  # the step at which they part
+    k = int(rng.integers(2, steps // 2 - 1))  # in the first half: halving would miss it
     ulp = math.nextafter(base[k], math.inf)
     nan, inf = math.nan, math.inf
 
@@ -201,7 +201,7 @@ def _pairs(rng: np.random.Generator) -> dict[str, Pair]:
         "two equal runs": (base, list(base), "lists", None, "none"),
         "equal runs, as tuples": (base, list(base), "tuples", None, "none"),
         "two empty runs": ([], [], "lists", None, "none"),
-        "runs that differ at step 0": (put(9.0, 0), base, "lists", 0, "step_zero"),
+        "runs that differ from step 0 on": (other, base, "lists", 0, "step_zero"),
         f"runs that part at step {k}": (base, base[:k] + other[k:], "tuples", k, "position"),
         "runs that differ at one step and agree again": (base, put(9.0), "lists", k, "position"),
         "runs that differ at the last step": (

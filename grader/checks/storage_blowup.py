@@ -35,11 +35,14 @@ def kept(saved: list[int], keep_last: int, keep_every: int = 0) -> list[int]:
 
 @decides("storage_blowup.retention")
 def retention(trial: Trial) -> str:
-    start, unit = int(trial.rng.integers(11, 60)), int(trial.rng.integers(3, 9))
+    start, every = int(trial.rng.integers(11, 60)), int(trial.rng.integers(5, 7))
+    # The every-th save is no multiple of it; the last save is one.
+    first = every * int(trial.rng.integers(2, 9)) + 3
+    periodic = [first + n for n in range(2 * every - 2)]
     plans: dict[str, tuple[dict[str, int], list[int]]] = {
         "one": ({"keep_last": 1}, [start + n for n in range(4)]),
         "some": ({"keep_last": 3}, [start + n for n in range(6)]),
-        "periodic": ({"keep_last": 2, "keep_every": 2 * unit}, [unit * n for n in range(3, 10)]),
+        "periodic": ({"keep_last": 2, "keep_every": every}, periodic),
         "zero": ({"keep_last": 1, "keep_every": 40}, [0, 1, 2, 3]),
     }
     script = [save(n, **{"in": name}) for name, (_, saved) in plans.items() for n in saved]
@@ -173,6 +176,12 @@ def save_writes(trial: Trial) -> str:
     truth = trial.trusted(
         "storage_blowup.never_saved", args, tensors=directory.data, seconds=SECONDS
     ).tensors
+    if truth["modes"] != evidence.tensors.get("modes"):
+        raise Wrong(
+            "Three steps, each with a save: the train and eval modes of the model's parts are "
+            "others.",
+            "mode",
+        )
     looked = directory.look()
     calls = [f"epoch={epochs[0]}, step=0", f"epoch={epochs[1]}", f"epoch={epochs[2]}, step={step}"]
     for moment, (call, number) in enumerate(zip(calls, (0, epochs[1], step), strict=True)):
@@ -182,8 +191,7 @@ def save_writes(trial: Trial) -> str:
             name = directory.file(number)
         except LookupError:
             raise Wrong(
-                f"{case}: there is no step-{number}.pt; the directory has "
-                f"{names(directory.left)}.",
+                f"{case}: there is no step-{number}.pt; the directory has {names(directory.left)}.",
                 "zero_number" if number == 0 else "number",
             ) from None
         if log[moment].get("value") != name.rpartition("/")[2]:
@@ -209,8 +217,6 @@ def save_writes(trial: Trial) -> str:
 
 def _require_undisturbed(truth: Any, got: Any) -> None:
     case = "Three steps, each with a save"
-    if truth["modes"] != got.get("modes"):
-        raise Wrong(f"{case}: the train and eval modes of the model's parts are others.", "mode")
     if bad := differing(truth.under("draws"), got.under("draws")):
         raise Wrong(f"{case}: these generators stand elsewhere: {names(bad)}.", "rng")
     if bad := differing(truth.under("gradient"), got.under("gradient")):
@@ -279,7 +285,8 @@ def _two_runs(trial: Trial) -> None:
     script += [save(n, **{"in": "right"}) for n in saved["right"]]
     script += [save(saved["left"][2], **{"in": "left"})]
     directory = Directory(trial)
-    log = directory.process(*script, managers=dict.fromkeys(saved, {"keep_last": 2, "mode": None}))
+    managers = {name: {"keep_last": 2, "mode": None} for name in saved}
+    log = directory.process(*script, managers=managers)
     require_all_saved(log, "Two managers in one process")
     for name, mine in saved.items():
         if (got := numbers(directory.left, "step", name)) != kept(mine, 2):

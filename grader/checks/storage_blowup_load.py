@@ -127,7 +127,7 @@ def _skips(load: Loads, directory: Directory, saved: list[int]) -> None:
     came = load(directory)
     _restored(load, came, directory, saved[0], case)
     said = " ".join(came.facts["warnings"])
-    unnamed = [n for n in saved[1:] if f"step-{n}.pt" not in said and f"{n}.pt" not in said]
+    unnamed = [n for n in saved[1:] if f"{n}.pt" not in said]
     if unnamed:
         what = f"the warnings were: {said[:200]!r}" if said else "no warning was given"
         raise Wrong(f"{case}: skipped are to be named; {what}.", "not_named" if said else "silent")
@@ -138,7 +138,9 @@ def _all_damaged(load: Loads, directory: Directory) -> None:
     facts, case = came.facts, "Three checkpoints, all of them damaged"
     if not facts["raised"]:
         what = "None, a fresh start" if facts["returned"] is None else "as if it had loaded one"
-        raise Wrong(f"{case}: expected CheckpointError; load_latest returned {what}.", "fresh_start")
+        raise Wrong(
+            f"{case}: expected CheckpointError; load_latest returned {what}.", "fresh_start"
+        )
     if "CheckpointError" not in facts["bases"]:
         raise Wrong(f"{case}: expected CheckpointError; came {facts['raised']}.", "wrong_exception")
     if not load.untouched(came):

@@ -36,7 +36,13 @@ def _require_held(
 def mirror(trial: Trial) -> str:
     first = int(trial.rng.integers(11, 60))
     directory = Directory(trial, keep_last=1, mode="min", mirror="{here}/backup/run")
-    script = [save(first, 0.5), save(first + 1, 0.4), save(first + 2), save(first + 9, step=first + 2)]
+    script = [
+        save(first, 0.5),
+        save(first + 1, 0.4),
+        save(first + 2),
+        save(first + 9, step=first + 2),
+    ]
+    start = directory.copy()
     log = directory.process(*script)
     require_all_saved(log, "A save with a mirror that works")
     case = f'mirror="…/backup/run", keep_last=1, saves {shown(range(first, first + 3))}'
@@ -44,6 +50,14 @@ def mirror(trial: Trial) -> str:
     elsewhere = [n for n in directory.left if n.startswith("backup/") and n.count("/") != 2]
     if elsewhere:
         raise Wrong(f"{case}: on the mirror there is {names(elsewhere)}.", "mirror_names")
+    if not numbers(directory.left, "step", backup):
+        start.process(*script, {"do": "wait", "seconds": 1.0})
+        late = bool(numbers(start.left, "step", backup))
+        raise Wrong(
+            f"{case}: the mirror holds nothing when the process ends"
+            + ("; a second later it would." if late else "."),
+            "mirror_background" if late else "mirror_empty",
+        )
     _require_held(directory.left, backup, every, [], case, "mirror_pruned")
     _require_held(directory.left, backup, every, [first + 1], case, "mirror_best")
     for number, kind in ((first + 2, "step"), (first + 1, "best")):
@@ -76,9 +90,7 @@ def _in_memory(trial: Trial, first: int) -> None:
     there = Directory(trial, keep_last=1, mode="min", mirror=url)
     evidence = there.evidence(save(first, 0.5), save(first + 1), probe="in_memory", url=url)
     require_all_saved(evidence.facts["log"], f"mirror={url!r}")
-    _require_held(
-        there.left, "held", [first, first + 1], [first], f"mirror={url!r}", "mirror_url"
-    )
+    _require_held(there.left, "held", [first, first + 1], [first], f"mirror={url!r}", "mirror_url")
 
 
 def _slow(trial: Trial, first: int) -> None:
@@ -104,7 +116,9 @@ def mirror_fails(trial: Trial) -> str:
         _down(trial, first, error, text)
     _unknown(trial, first)
     _pruned_meanwhile(trial, first)
-    return f"A mirror that raises {names(ERRORS, 9)} stops nothing, is named, and is caught up with."
+    return (
+        f"A mirror that raises {names(ERRORS, 9)} stops nothing, is named, and is caught up with."
+    )
 
 
 def _down(trial: Trial, first: int, error: str, text: str) -> None:
@@ -161,5 +175,3 @@ def _pruned_meanwhile(trial: Trial, first: int) -> None:
     for entry in log:
         require_saved(entry, case, "mirror_gone")
     _require_held(there.left, "store/run", [first + 2], [], f"{case}, then up", "mirror_gone")
-
-

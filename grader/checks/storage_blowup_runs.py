@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from grader.client import Report
-from grader.evidence import Evidence, Tensors, names
+from grader.evidence import Evidence, names
 from grader.judge import Failed, Trial, Wrong
 
 SPEC = {"optimizer": "sgd", "lr": 0.05, "schedule": "step", "noise": False}
@@ -43,9 +43,9 @@ def file_of(files: Iterable[str], number: int, kind: str = "step", directory: st
     """The name of one checkpoint. Raises LookupError."""
     for name in files:
         match = NAME.fullmatch(name)
-        if match and match[1] == kind and int(match[2]) == number:
-            if name.rpartition("/")[0] == directory:
-                return name
+        here = name.rpartition("/")[0] == directory
+        if here and match and match[1] == kind and int(match[2]) == number:
+            return name
     raise LookupError(f"{kind}-{number}.pt")
 
 
@@ -149,7 +149,3 @@ def number_in(name: Any) -> int | None:
     """The number in a file's name, as a function returned it."""
     match = NAME.fullmatch(name) if isinstance(name, str) else None
     return int(match[2]) if match else None
-
-
-def same_tensors(a: Tensors, b: Tensors) -> bool:
-    return dict(a) == dict(b)

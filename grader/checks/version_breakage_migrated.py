@@ -37,7 +37,7 @@ def trains_on(trial: Trial) -> str:
     resumed = trial.trusted("version_breakage_migrate.train_on", again, tensors=after, files=files)
     _require_complete(did, resumed.facts, cuda)
     both = before | {f"{name}2": array for name, array in after.items()}
-    truth = trial.trusted("lr_reset.uninterrupted", start, tensors=both)
+    truth = trial.trusted("version_breakage_migrate.train_through", start, tensors=both)
     for step in range(9):
         where = f"step{step}" if step else "loaded/model"
         if differing(truth.tensors.under(where), resumed.tensors.under(where)):

@@ -111,6 +111,7 @@ def _pass(context: Context, state: str | None, batches: int | None, **how: Any) 
     length, size, ranks = context.args["length"], how["batch"], how["ranks"]
     module = context.module("resume")
     trained: list[list[int]] = []
+    states = []
     for rank in range(ranks):
         sampler = context.call(
             module,
@@ -132,9 +133,9 @@ def _pass(context: Context, state: str | None, batches: int | None, **how: Any) 
             sampler.advance(len(batch) * ranks)
             if number == batches:
                 break
-        if rank == 0:
-            torch.save(sampler.state_dict(), "sampler.pt")
+        states.append(sampler.state_dict())
         trained.append([sample for batch in mine for sample in batch])
+    torch.save(states[0], "sampler.pt")  # a checkpoint holds rank 0's
     # Turn by turn, as the ranks train side by side.
     return [sample for turn in zip(*trained, strict=True) for sample in turn]
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from workbench import gaps
 
 from grader.child import Context, probe
 from grader.probes.seed_gaps_data import Numbered, excuse_stub
@@ -66,3 +69,33 @@ def _step(model: torch.nn.Module, x: Tensor, y: Tensor, lr: float = 0.05) -> flo
             if parameter.grad is not None:
                 parameter -= lr * parameter.grad
     return loss.item()
+
+
+@probe
+def replay(context: Context):
+    """The notebook's matrix with the learner's package: each job as A and B, two interpreters."""
+    module = context.module("seeding")
+    excuse_stub(module)
+    context.call(module, "set_seed", 0, said="set_seed(0)")
+    context.call(
+        module, "seeded_loader", Numbered(4), seed=0, said="seeded_loader(dataset, seed=0)"
+    )
+    start = f"from {__name__} import main; main()"
+    context.stage("two training runs with your package")
+    runs = gaps.pairs(context.args["jobs"], ("-B", "-c", start, str(context.package)))
+    said = {}
+    for job, (a, b) in runs.items():
+        try:
+            said[job] = str(module.first_divergence(a["loss"], b["loss"]))
+        except NotImplementedError:
+            said[job] = "not yet"
+    return {"runs": runs, "said": said}
+
+
+def main() -> None:
+    """In one of the two: gaps.main, with the learner's functions as its tools."""
+    package, *arguments = sys.argv[1:]
+    sys.path.insert(0, package)
+    module = importlib.import_module("savepoint.seeding")
+    excuse_stub(module)
+    gaps.main(gaps.Tools(module.set_seed, module.seeded_loader), arguments)

@@ -71,9 +71,7 @@ def uses_seed_worker(context: Context):
     said = "DataLoader(dataset, num_workers=2, worker_init_fn=seed_worker)"
     tensors = epochs(context, plain, 1, "plain", said)
     said = "seeded_loader(dataset, seed=…, num_workers=2)"
-    loader = context.call(
-        module, "seeded_loader", dataset, seed=args["seed"], **options, said=said
-    )
+    loader = context.call(module, "seeded_loader", dataset, seed=args["seed"], **options, said=said)
     return {}, tensors | epochs(context, loader, 1, "seeded", f"for batch in {said}")
 
 

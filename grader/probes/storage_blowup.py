@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 import warnings
 import zipfile
 from pathlib import Path
@@ -93,6 +94,9 @@ class Script:
         what, directory = event["do"], event.get("in", "run")
         if what == "save":
             return self.save(event, directory)
+        if what == "wait":
+            time.sleep(event["seconds"])
+            return None
         manager = self.manager(directory)
         if what == "make":
             return None
@@ -213,7 +217,7 @@ def look(context: Context):
                 for key, value in entry.items() if isinstance(entry, dict) else ():
                     if isinstance(value, Tensor):
                         tensors[f"{name}/optimizer/{position}/{key}"] = value
-    return facts, tensors
+    return facts, tensors if context.args.get("tensors", True) else {}
 
 
 def _described_file(saved: dict[Any, Any]) -> dict[str, Any]:
@@ -291,28 +295,6 @@ def load(context: Context):
 @probe
 def fresh(context: Context):
     """Trusted: the objects of ``load``, untouched."""
-    return {}, model_tensors(build(context.args["spec"], context.args["seed"], other=True).model, "model")
-
-
-@probe
-def replay_run(context: Context):
-    """For notebook 06: the notebook's run, saved by your manager on a disk that is too small."""
-    from workbench.disks import net_run
-
-    module, args = context.module("storage"), context.args
-    run, sizes, last = net_run(args["optimizer"]), [], None
-    manager = context.call(
-        module, "CheckpointManager", "run", keep_last=args["keep_last"], keep_every=args["keep_every"]
+    return {}, model_tensors(
+        build(context.args["spec"], context.args["seed"], other=True).model, "model"
     )
-    for epoch, loss in enumerate(args["losses"], start=1):
-        context.stage(f"save(…, epoch={epoch})")
-        from grader.probes.storage_blowup_sizes import step
-
-        step(run["optimizer"])
-        manager.save(**run, scheduler=None, epoch=epoch, loss=loss, metric=loss)
-        files = [path for path in Path("run").iterdir() if path.is_file()]
-        sizes.append(sum(path.stat().st_size for path in files))
-    last = manager.last()
-    best = manager.best()
-    names = sorted(path.name for path in Path("run").iterdir())
-    return {"sizes": sizes, "files": names, "last": last and last.name, "best": best and best.name}

@@ -142,7 +142,11 @@ def fault(kind: str | None, at: int = 1, error: str = "OSError") -> Iterator[Non
         with _file_size_limit(at):
             yield
         return
-    faulty = {"full": lambda: _Full(at, error), "flip": lambda: _Flip(at), "kill": lambda: _Kill(at)}
+    faulty = {
+        "full": lambda: _Full(at, error),
+        "flip": lambda: _Flip(at),
+        "kill": lambda: _Kill(at),
+    }
     chosen = faulty[kind]()
     kept = {name: getattr(torch.serialization, name) for name in WRITERS}
     for name, writer in kept.items():

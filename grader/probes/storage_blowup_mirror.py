@@ -9,10 +9,10 @@ from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+from workbench.faults import kill_now
 
 from grader.child import Context, probe
 from grader.probes.storage_blowup import Script
-from workbench.faults import kill_now
 
 STORE = "store"  # where the unsteady store keeps its files
 ERRORS: dict[str, type[Exception]] = {
@@ -110,9 +110,7 @@ def in_memory(context: Context):
     store, root = fsspec.core.url_to_fs(context.args["url"])
     held: dict[str, int] = {}
     if store.exists(root):
-        held = {
-            name.removeprefix(root).lstrip("/"): store.size(name) for name in store.find(root)
-        }
+        held = {name.removeprefix(root).lstrip("/"): store.size(name) for name in store.find(root)}
         for name in held:
             target = Path("held", name)
             target.parent.mkdir(parents=True, exist_ok=True)

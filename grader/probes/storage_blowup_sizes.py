@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import random
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -200,33 +198,3 @@ def measured(context: Context):
 def never_measured(context: Context):
     """(C) Trusted: the same, and nobody asked."""
     return _after(_between(context.args, context.tensors), context.tensors)
-
-
-@probe
-def replay_sizes(context: Context):
-    """For notebook 06: what your checkpoint_nbytes says before the first step, and the file then.
-
-    The file is written by your ``save_checkpoint``.
-    """
-    from workbench.disks import OPTIMIZERS, net_run
-
-    module, rows = context.module("storage"), {}
-    for name in OPTIMIZERS:
-        run = net_run(name)
-        said = context.call(
-            module, "checkpoint_nbytes", run["model"], run["optimizer"], said=MEASURE
-        )
-        step(run["optimizer"])
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "checkpoint.pt"
-            context.call(
-                context.module("checkpoint"),
-                "save_checkpoint",
-                path,
-                **run,
-                scheduler=None,
-                epoch=0,
-                loss=0.0,
-            )
-            rows[name] = [int(said), path.stat().st_size]
-    return rows

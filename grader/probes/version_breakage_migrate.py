@@ -15,6 +15,7 @@ from torch.torch_version import TorchVersion
 
 from grader.child import Context, probe
 from grader.probes.training import (
+    Run,
     build,
     generator_draws,
     model_tensors,
@@ -220,13 +221,35 @@ def refuse(context: Context):
     return facts
 
 
-@probe
-def train_old(context: Context):
-    """Trusted: train, and save what a v2 script saved."""
+def _begun(context: Context) -> Run:
+    """A run that has trained on the first batches."""
     run = build(context.args["spec"], context.args["seed"])
     run.model.train()
     train(run, context.tensors["x"], context.tensors["y"], snapshots=False)
-    cuda = [torch.full((16,), n, dtype=torch.uint8) for n in context.args["cuda"]]
+    return run
+
+
+def _gone_on(run: Run, x: Tensor, y: Tensor) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Train on; the state at the start, after each step, and what the generators draw at the end."""
+    tensors = model_tensors(run.model, "loaded/model")
+    tensors |= optimizer_tensors(run.optimizer, "loaded/optimizer")
+    run.lrs.clear()
+    run.model.train()
+    train(run, x, y)
+    tensors |= run.trail | {f"end/draws/{n}": t for n, t in generator_draws().items()}
+    return {"lrs": run.lrs}, tensors
+
+
+@probe
+def train_through(context: Context):
+    """Trusted: the same run, never interrupted."""
+    return _gone_on(_begun(context), context.tensors["x2"], context.tensors["y2"])
+
+
+@probe
+def train_old(context: Context):
+    """Trusted: train, and save what a v2 script saved."""
+    run = _begun(context)
     checkpoint = {
         "version": 2,
         "epoch": context.args["epoch"],
@@ -238,7 +261,7 @@ def train_old(context: Context):
             "python": random.getstate(),
             "numpy": np.random.get_state(),
             "torch": torch.get_rng_state(),
-            "cuda": cuda,
+            "cuda": [torch.full((16,), n, dtype=torch.uint8) for n in context.args["cuda"]],
         },
         "torch": torch.__version__,
     }
@@ -274,9 +297,5 @@ def train_on(context: Context):
         cuda = [tensor.tolist() for tensor in state["cuda"]]
     except Exception as error:
         return {"failed": part, "text": f"{type(error).__name__}: {error}"[:300]}
-    tensors = model_tensors(run.model, "loaded/model")
-    tensors |= optimizer_tensors(run.optimizer, "loaded/optimizer")
-    run.model.train()
-    train(run, context.tensors["x"], context.tensors["y"])
-    tensors |= run.trail | {f"end/draws/{n}": t for n, t in generator_draws().items()}
-    return {"failed": None, "numpy_keys": kind, "cuda": cuda, "lrs": run.lrs}, tensors
+    facts, tensors = _gone_on(run, context.tensors["x"], context.tensors["y"])
+    return facts | {"failed": None, "numpy_keys": kind, "cuda": cuda}, tensors

@@ -13,20 +13,20 @@ import argparse
 import json
 import os
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset, get_worker_info
 
 from workbench import launch
 from workbench.data import digits
 from workbench.identity import fingerprint
-from workbench.models import Net
+from workbench.models import MLP, Net
 from workbench.moments import seed_generators
 from workbench.training import augment, evaluate, train_step
 
@@ -58,6 +58,7 @@ SOURCES = (
     ),
     Source("validation", "a validation loop, in B only", "shuffle=False", "a generator= each"),
     Source("threads", "1 thread in A, 2 in B", "use_deterministic_algorithms", "1 thread in both"),
+    Source("threads_cnn", "the same, a CNN", "use_deterministic_algorithms", "1 thread in both"),
     Source("cuda", "CUDA's generator", "nothing", "torch.manual_seed(42)", needs_gpu=True),
     Source(
         "cudnn", "cuDNN's algorithms", "torch.manual_seed(42)", "deterministic=True", needs_gpu=True
@@ -127,8 +128,7 @@ def run(letter: str, source: str, how: str, tools: Tools | None = None) -> dict[
             TensorDataset(data.val_x, data.val_y), batch_size=360, shuffle=False, **own
         )
 
-    model = Net(8).to(device).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    model, optimizer = build(source, device)
     losses = []
     for epoch in range(EPOCHS):
         if tools:
@@ -142,6 +142,15 @@ def run(letter: str, source: str, how: str, tools: Tools | None = None) -> dict[
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(False)
     return {"loss": losses, "accuracy": accuracy, "weights": fingerprint(model)}
+
+
+def build(source: str, device: str = "cpu") -> tuple[nn.Module, torch.optim.Optimizer]:
+    """An MLP under SGD; where convolutions matter, a small CNN under AdamW."""
+    if source == "threads_cnn" or device != "cpu":
+        model: nn.Module = Net(8).to(device).train()
+        return model, torch.optim.AdamW(model.parameters(), lr=1e-3)
+    model = MLP().train()
+    return model, torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
 
 
 def _prepare(opened: Iterable[str], source: str, entropy: int, tools: Tools | None) -> str:
@@ -158,8 +167,9 @@ def _prepare(opened: Iterable[str], source: str, entropy: int, tools: Tools | No
             torch.manual_seed(SEED)
     if "hash" in opened:
         os.environ["PYTHONHASHSEED"] = str(SEED)  # for nothing: this interpreter runs already
-    torch.set_num_threads(entropy if "threads" in opened else 1)
-    if "threads" in opened:
+    threads = "threads" in opened or "threads_cnn" in opened
+    torch.set_num_threads(entropy if threads else 1)
+    if threads:
         torch.use_deterministic_algorithms(True)
     if source not in ("cuda", "cudnn", "benchmark"):
         return "cpu"
@@ -186,7 +196,10 @@ def _loader(
     return DataLoader(dataset, shuffle=True, **options)
 
 
-def pairs(jobs: Iterable[str]) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+Recorded = dict[str, tuple[dict[str, Any], dict[str, Any]]]
+
+
+def pairs(jobs: Iterable[str], program: Sequence[str] = ("-m", "workbench.gaps")) -> Recorded:
     """Run every job ("numpy:open") as A and as B, in two processes; what both recorded."""
     wanted = list(jobs)
 
@@ -195,8 +208,8 @@ def pairs(jobs: Iterable[str]) -> dict[str, tuple[dict[str, Any], dict[str, Any]
             "PYTHONHASHSEED": str(1 + "AB".index(letter)),
             "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
         }
-        done = launch.python("-m", "workbench.gaps", letter, *wanted, env=environment, timeout=300)
-        if done.returncode:
+        done = launch.python(*program, letter, *wanted, env=environment, timeout=300)
+        if done.returncode != 0:
             raise RuntimeError(f"run {letter} {done.how}:\n{done.output[-2000:]}")
         return [json.loads(line) for line in done.output.splitlines() if line.startswith("{")]
 
@@ -205,20 +218,19 @@ def pairs(jobs: Iterable[str]) -> dict[str, tuple[dict[str, Any], dict[str, Any]
     return {job: (one, two) for job, one, two in zip(wanted, a, b, strict=True)}
 
 
-def parts(a: Iterable[float], b: Iterable[float], decimals: int | None = None) -> int | None:
-    """The step at which two equally long runs part, exactly or as a log prints them."""
-    shown = [repr(x) if decimals is None else f"{x:.{decimals}f}" for x in a]
-    differs = [x != (repr(y) if decimals is None else f"{y:.{decimals}f}") for x, y in zip(shown, b, strict=True)]
+def parts(a: Iterable[float], b: Iterable[float], shown: Callable[[float], str] = float.hex) -> Any:
+    """The first step at which two equally long runs part, seen through ``shown``; or None."""
+    differs = [shown(x) != shown(y) for x, y in zip(a, b, strict=True)]
     return differs.index(True) if any(differs) else None
 
 
-def main() -> None:
+def main(tools: Tools | None = None, arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("letter", choices="AB")
     parser.add_argument("jobs", nargs="+", metavar="SOURCE:open|closed")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     for job in options.jobs:
-        print(json.dumps(run(options.letter, *job.split(":"))), flush=True)
+        print(json.dumps(run(options.letter, *job.split(":"), tools)), flush=True)
 
 
 if __name__ == "__main__":
