@@ -93,9 +93,7 @@ def untouched(trial: Trial) -> str:
         truth = trial.trusted("seed_gaps.without_a_loader", args).tensors
         if bad := differing(truth, came):
             _told_where(truth, came, bad[0].rsplit("/", 1)[0], workers)
-    return (
-        "Around the loader and between its batches every generator draws as if it were not there."
-    )
+    return "Around the loader and between its batches the generators draw as if it were not there."
 
 
 def _told_where(truth: Tensors, came: Tensors, point: str, workers: int) -> None:

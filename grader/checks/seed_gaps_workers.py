@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from grader.checks.seed_gaps import SLOW, told_names
+from grader.checks.seed_gaps import told_names
 from grader.checks.seed_gaps_fresh import SECONDS, fresh
 from grader.evidence import Evidence, Tensors, differing, names
 from grader.judge import Failed, Trial, Wrong, decides
@@ -118,8 +118,8 @@ def _require_seed_worker(trial: Trial, args: dict[str, Any]) -> None:
         seeded = streams(came.under("seeded/0"), generator)
         if plain[0][:2] != plain[1][:2] and seeded[0][:2] == seeded[1][:2]:
             raise Wrong(
-                f"A dataset with a {generator}: under DataLoader(…, worker_init_fn=seed_worker) two "
-                "workers draw different numbers, under seeded_loader the same.",
+                f"A dataset with a {generator}: under DataLoader(…, worker_init_fn=seed_worker) "
+                "two workers draw different numbers, under seeded_loader the same.",
                 "init_forgotten",
             )
 

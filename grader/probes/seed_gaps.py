@@ -197,7 +197,7 @@ def arguments(context: Context):
         said="seeded_loader(dataset, seed=1, batch_size=…, drop_last=True, collate_fn=sum)",
     )
     facts["is_loader"] = isinstance(loader, torch.utils.data.DataLoader)
-    facts["batches"] = len([batch for batch in loader])
+    facts["batches"] = sum(1 for _ in loader)
     facts["collated"] = all(isinstance(batch, int) for batch in loader)
     listed = context.call(
         module,
