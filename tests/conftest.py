@@ -29,3 +29,27 @@ def need(program: str) -> str:
             pytest.fail(why)
         pytest.skip(why)
     return found
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Print the bank's matrix: for each check, how many wheats passed and chaffs were rejected."""
+    rows: dict[tuple[str, str], list[int]] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if getattr(report, "when", "") != "call":
+                continue
+            for name, value in report.user_properties:
+                if name == "bank":
+                    module, check, is_wheat, passed = value
+                    counts = rows.setdefault((module, check), [0, 0, 0, 0])
+                    counts[0 if is_wheat else 2] += passed == is_wheat
+                    counts[1 if is_wheat else 3] += passed != is_wheat
+    if not rows:
+        return
+    terminalreporter.section("the bank: right and wrong implementations against every check")
+    line = "{:14} {:34} {:>8} {:>14} {:>8} {:>14}"
+    header = ("module", "check", "wheats", "false rejects", "chaffs", "false accepts")
+    terminalreporter.write_line(line.format(*header))
+    for (module, check), (passed, rejects, rejected, accepts) in sorted(rows.items()):
+        counts = (passed + rejects, rejects, rejected + accepts, accepts)
+        terminalreporter.write_line(line.format(module, check, *counts))
