@@ -76,13 +76,17 @@ def hint(code: str) -> Message:
     return Message(next_hint(code))
 
 
-def replay(probe: str, *, seconds: float = 60, **args: Any) -> dict[str, Any] | None:
-    """Run a piece of the notebook with your package, in a process of its own.
+def replay(
+    probe: str, *, seconds: float = 60, ranks: int = 1, **args: Any
+) -> dict[str, Any] | None:
+    """Run a piece of the notebook with your package, in a process of its own, or in several.
 
-    Returns what it recorded. If your package is not there yet, or fails, says so and returns None.
+    Returns what it (or rank 0) recorded. If your package is not there yet, or fails, says so and
+    returns None.
     """
     try:
-        reply = _ask({"replay": probe, "args": args, "seconds": seconds})
+        request = {"replay": probe, "args": args, "seconds": seconds, "world_size": ranks}
+        reply = _ask(request)
     except (paths.NoPackage, _JudgeGone) as error:
         reply = {"ok": False, "message": str(error)}
     if reply["ok"]:

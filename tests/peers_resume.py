@@ -210,7 +210,7 @@ def hf_trainer(kill_after: int | None) -> nn.Module:
         optimizers=(optimizer, scheduler),
         callbacks=[Kill()],
     )
-    trainer.train(resume_from_checkpoint=Path("hf").is_dir() and kill_after is None)
+    trainer.train(resume_from_checkpoint=any(Path("hf").glob("checkpoint-*")))
     return model
 
 

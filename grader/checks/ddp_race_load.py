@@ -20,6 +20,8 @@ from grader.evidence import Evidence, Tensors, differing, names
 from grader.judge import Trial, Wrong, decides
 
 CALL = "load_checkpoint_ddp(…)"
+STEPS = 6  # after the load
+TOLD = "Trained on 2 ranks, saved, loaded by 2 new ones, trained on."
 
 
 @decides("ddp_race.same_bits")
@@ -32,7 +34,7 @@ def same_bits(trial: Trial) -> str:
         require_returned(saved, "save_checkpoint_ddp(…)")
         file = require_file(saved[0])
         # Only now are the batches after the resume drawn: nothing above could know them.
-        after = draw_batches(trial, 2, 6)
+        after = draw_batches(trial, 2, STEPS)
         again = {"spec": told["spec"], "other_seed": trial.draw_seed()}
         resumed = on_ranks(
             trial, "ddp_race.load_and_train", again, 2, tensors=after, files={"run.pt": file}
@@ -43,26 +45,30 @@ def same_bits(trial: Trial) -> str:
             "ddp_race.uninterrupted", told, tensors=everything, world_size=2, seconds=25
         )
         for rank, evidence in enumerate(resumed):
-            _require_same(rank, truth, evidence)
-        steps += 6
+            _require_restored(rank, truth, evidence)
+        for rank, evidence in enumerate(resumed):
+            _require_same_steps(rank, truth, evidence)
+        steps += STEPS
     return f"Two ranks in DDP, saved, loaded by new ones: {steps} more steps, equal to the bit."
 
 
-def _require_same(rank: int, truth: Evidence, got: Evidence) -> None:
+def _require_restored(rank: int, truth: Evidence, got: Evidence) -> None:
     want = truth.tensors.under(f"rank{rank}")
     first = truth.tensors.under("rank0")
-    told = f"Trained on 2 ranks, saved, loaded by 2 new ones, trained on. On rank {rank}: "
+    told = f"{TOLD} On rank {rank}: "
     # Batch norm's statistics differ by rank until the next forward pass, for which DDP sends
     # rank 0's to all: right after the load it is rank 0's that count.
     found = (
         diagnose.weights(first, got.tensors)
-        or diagnose.rates(truth.facts, got.facts)
         or diagnose.optimizer(want, got.tensors)
+        or diagnose.rates(truth.facts, got.facts)
     )
     if found:
         cause = {"buffers": "model", "model_missing": "model", "model_partly": "model"}
         other = "optimizer" if found[1].startswith("optimizer") else found[1]
         raise Wrong(told + found[0], cause.get(found[1], other))
+    if not got.facts["training"]:
+        raise Wrong(f"{told}the model was in train mode, and is in eval mode.", "mode_changed")
     draws = got.tensors.under("end/draws")
     if bad := wrong_generators(want.under("end/draws"), draws):
         as_first = rank and not wrong_generators(first.under("end/draws"), draws)
@@ -71,9 +77,15 @@ def _require_same(rank: int, truth: Evidence, got: Evidence) -> None:
             + (", but where rank 0's is: both ranks draw the same masks." if as_first else "."),
             "rng_rank0" if as_first else "rng",
         )
-    for step in range(1, 7):
+
+
+def _require_same_steps(rank: int, truth: Evidence, got: Evidence) -> None:
+    want = truth.tensors.under(f"rank{rank}")
+    for step in range(1, STEPS + 1):
         if differing(want.under(f"step{step}"), got.tensors.under(f"step{step}")):
-            raise Wrong(f"{told}step {step} after the load gave other weights.", "model")
+            raise Wrong(
+                f"{TOLD} On rank {rank}, step {step} after the load gave other weights.", "model"
+            )
 
 
 @decides("ddp_race.other_world_size")

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from grader.client import Report
+from grader.client import GraderFault, Report
 from grader.evidence import Evidence, Tensors, differing, names
 from grader.judge import Failed, Trial, Wrong
 
 BATCH, WIDTH, CLASSES = 8, 6, 4
+JOINING = "joining the process group"  # a probe's stage before it calls the package
 PATIENT = 4.0  # a collective waits 5 s in the probes: what took longer has waited in vain
 GENERATORS = ("python", "numpy", "torch")
 SGD = {"optimizer": "sgd", "lr": 0.05}
@@ -41,6 +42,8 @@ def on_ranks(
     for report in sorted(reports, key=lambda report: report.outcome != "raised"):
         if report.outcome == "ok":
             continue
+        if report.stage == JOINING:  # no code of the package has run yet
+            raise GraderFault(f"rank {reports.index(report)} did not join: {report.details}")
         if report.outcome == "raised" or "(" not in report.stage:
             raise Failed(report)
         raise Wrong(_ended(reports.index(report), ranks, report), "out_of_step")
@@ -81,12 +84,12 @@ def inspect(trial: Trial, file: bytes) -> Evidence:
     return trial.trusted("ddp_race.inspect", {"path": "run.pt"}, files={"run.pt": file})
 
 
-def require_file(evidence: Evidence, name: str = "run.pt") -> bytes:
+def require_file(evidence: Evidence, name: str = "run.pt", cause: str = "no_file") -> bytes:
     if name not in evidence.files:
         raise Wrong(
             f"save_checkpoint_ddp({name!r}, …) returned, and there is no such file; in the "
             f"directory: {names(evidence.left()) or 'nothing'}.",
-            "no_file",
+            cause,
         )
     return evidence.files[name]
 

@@ -133,7 +133,7 @@ class Lineage:
         if came == wanted:
             return
         cause = "counters_lost"
-        if came[0] == -1 and completed:
+        if came == [-1, 0, 0, 0] or (came[0] == -1 and completed):
             cause = "progress_lost"
         elif came[0] == wanted[0] + 1:
             cause = "epoch_plus_one"
@@ -220,6 +220,15 @@ class Lineage:
                         f"uninterrupted, it is {facts['lrs'][step + number]:.4g}.",
                         "schedule",
                     )
+        want, got = truth["end/lr"], self.end.tensors.get("end/lr")
+        if got != want and not differing(
+            truth.under("end/model"), self.end.tensors.under("end/model")
+        ):
+            return (
+                f"{right}At the end the learning rate is {_first(got)}, and is to be "
+                f"{_first(want)}.",
+                "schedule",
+            )
         found = diagnose.generators(truth, self.end.tensors)
         return (
             f"{right}Weights, optimizer, samples and rates were right, and it trained on to other "

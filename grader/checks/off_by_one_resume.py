@@ -182,6 +182,7 @@ def fine_print(trial: Trial) -> str:
     told, batches, saved = _saved(trial)
     truth = trial.trusted("off_by_one_files.truth", told, tensors=batches).tensors
     again = {"spec": SPEC, "other_seed": trial.draw_seed()}
+    _runs_nothing(trial, saved.files["run.pt"], again)
     moved = trial.trusted("off_by_one_files.retag", files={"run.pt": saved.files["run.pt"]})
     report = trial.attempt(
         "off_by_one_files.resume", again | {"redirect": False}, files=moved.files
@@ -201,7 +202,6 @@ def fine_print(trial: Trial) -> str:
         raise Wrong("A function given as map_location was never called.", "map_location")
     if redirected.files.get("run.pt") != saved.files["run.pt"]:
         raise Wrong("After resume(…) the file is gone or another one.", "file_changed")
-    _runs_nothing(trial, saved.files["run.pt"], again)
     return "Extras, map_location and the file itself: as the docstring says."
 
 
@@ -222,6 +222,8 @@ def _require_all_back(truth: Tensors, saved: Tensors, came: Evidence) -> None:
             "not where they were saved.",
             "rng_not_last",
         )
+    if bad == ["lr"]:
+        raise Wrong("Resumed, and the learning rate of the next step is another.", "schedule")
     if bad:
         raise Wrong(f"Resumed with an extra: {names(bad)} did not come back.", "part_lost")
 

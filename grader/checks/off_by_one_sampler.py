@@ -61,7 +61,7 @@ def order(trial: Trial) -> str:
     ops: Ops = [["new", "a", length, seed]]
     for epoch in range(last + 1):
         ops += [["set_epoch", "a", epoch], ["iterate", "a", f"{epoch}"]]
-    ops += [["iterate", "a", "again"]]
+    ops += [["iterate", "a", "again"], ["set_epoch", "a", 0], ["iterate", "a", "back"]]
     start = trial.draw_seed()
     first, _ = script(trial, ops, generators=start)
     for epoch in range(last + 1):
@@ -115,7 +115,9 @@ class Walk:
         want, got = self.orders[epoch][position:], ids(came, label)
         if got == want:
             return
-        if sorted(got) == sorted(want) and position:
+        if position and (
+            sorted(got) == sorted(want) or cause == "advance" and len(got) == len(want)
+        ):
             cause = "reshuffled"
         again = set(got) & set(self.orders[epoch][:position])
         never = set(want) - set(got)

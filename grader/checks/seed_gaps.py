@@ -245,7 +245,7 @@ def same_run(trial: Trial) -> str:
     }
     run = trial.probe("seed_gaps_runs.train", args, seconds=SLOW)
     again = trial.probe("seed_gaps_runs.train", args, seconds=SLOW)
-    _require_same(run, again, "Two processes", "open_several")
+    _require_same(run, again, "Two processes", "unseeded")
     validated = trial.probe("seed_gaps_runs.train", args | {"validate": True}, seconds=SLOW)
     _require_same(run, validated, "One run with a validation pass, one without", "validation")
     other = trial.probe("seed_gaps_runs.train", args | {"seed": args["seed"] + 1}, seconds=SLOW)

@@ -99,8 +99,10 @@ def require_loaded(case: Case, came: Evidence, label: str) -> None:
     for name, tensor in case.after().items():
         if got.get(name) != tensor:
             origin = next((n for n in case.file if case.new(n) == name), None)
-            what = f"the file's {origin}" if origin else "what it had: the file has no such name"
-            raise Wrong(f"{about}. Afterwards {name} is not {what}.", case.cause)
+            if origin is None:
+                said = f"{about}. Afterwards {name}, which the file lacks, is another tensor."
+                raise Wrong(said, "missing_changed")
+            raise Wrong(f"{about}. Afterwards {name} is not the file's {origin}.", case.cause)
 
 
 def require_refused(case: Case, came: Evidence, label: str, cause: str = "") -> dict[str, Any]:

@@ -103,16 +103,18 @@ def bring_up(trial: Trial, written: Any, told: dict[str, str]) -> dict[str, Any]
         if label not in held:
             raise Wrong(f"torch.save could not store what migrate({case}) returned.", "unsaved")
         if not held[label]["opens"]:
-            blocked = held[label]["blocked"]
-            raise Wrong(
-                f"migrate({case}), saved: torch.load's default refuses the file. Blocked: "
-                f"{names(blocked)}.",
-                "version_object"
-                if any("TorchVersion" in name for name in blocked)
-                else "numpy_stays",
-            )
+            raise Wrong(*unopened(f"migrate({case})", fact["keys"], held[label]["blocked"]))
         leaves[label] = held[label]["leaves"]
     return leaves
+
+
+def unopened(case: str, keys: list[str], blocked: list[str]) -> tuple[str, str]:
+    """(message, cause) for a result that torch.load's default refuses once it has been saved."""
+    if "torch" in keys or "version" in keys:
+        return f"{case} has v2's own keys: {names(keys, 12)}.", "old_key_stays"
+    said = f"{case}, saved: torch.load's default refuses the file. Blocked: {names(blocked)}."
+    version = any("TorchVersion" in name for name in blocked)
+    return said, "version_object" if version else "numpy_stays"
 
 
 @decides("version_breakage.old_names")

@@ -8,7 +8,13 @@ import numpy as np
 
 from grader.checks import diagnose
 from grader.checks.resumed import draw_batches
-from grader.checks.version_breakage_migrate import V2_PARTS, V3_PARTS, draw_recipe, write_old
+from grader.checks.version_breakage_migrate import (
+    V2_PARTS,
+    V3_PARTS,
+    draw_recipe,
+    unopened,
+    write_old,
+)
 from grader.checks.version_breakage_names import compare, draw_names, short, shown
 from grader.evidence import differing, names
 from grader.judge import Trial, Wrong, decides
@@ -35,7 +41,7 @@ def trains_on(trial: Trial) -> str:
     files = {"new-old.pt": new.files["new-old.pt"]}
     again = {"spec": spec, "seed": trial.draw_seed()}
     resumed = trial.trusted("version_breakage_migrate.train_on", again, tensors=after, files=files)
-    _require_complete(did, resumed.facts, cuda)
+    _require_complete(did, new.facts["old"]["keys"], resumed.facts, cuda)
     both = before | {f"{name}2": array for name, array in after.items()}
     truth = trial.trusted("version_breakage_migrate.train_through", start, tensors=both)
     for step in range(9):
@@ -62,26 +68,20 @@ def trains_on(trial: Trial) -> str:
     return f"{did}, trained on ({optimizer}, {schedule}): 8 steps, equal to the bit."
 
 
-def _require_complete(did: str, facts: dict[str, Any], cuda: list[int]) -> None:
+def _require_complete(did: str, keys: list[str], facts: dict[str, Any], cuda: list[int]) -> None:
     failed = facts["failed"]
     if failed == "open":
-        raise Wrong(
-            f"{did}, saved: torch.load's default refuses the file. Blocked: "
-            f"{names(facts['blocked'])}.",
-            "version_object"
-            if any("TorchVersion" in name for name in facts["blocked"])
-            else "numpy_stays",
-        )
-    if failed:
-        part = failed.rpartition(", ")[2]
-        cause = f"rng_{part}" if failed.startswith("rng_state,") else "part_changed"
-        raise Wrong(f"{did}: the result's {failed} cannot be put back ({facts['text']}).", cause)
-    if facts["numpy_keys"] != "torch.int64":
+        raise Wrong(*unopened(did, keys, facts["blocked"]))
+    if facts["numpy_keys"] not in (None, "torch.int64"):
         raise Wrong(
             f"{did}: rng_state's NumPy keys are to be an int64 tensor; they are "
             f"{facts['numpy_keys']}.",
             "numpy_format",
         )
+    if failed:
+        part = failed.rpartition(", ")[2]
+        cause = f"rng_{part}" if failed.startswith("rng_state,") else "part_changed"
+        raise Wrong(f"{did}: the result's {failed} cannot be put back ({facts['text']}).", cause)
     if facts["cuda"] != [[n] * 16 for n in cuda]:
         raise Wrong(
             f"{did}: the v2 file held the states of {len(cuda)} CUDA generators; the result holds "

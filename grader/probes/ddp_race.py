@@ -224,6 +224,7 @@ def load_and_train(context: Context):
             tensor += group.rank
     seed_generators(context.args["other_seed"])
     fact = load(context, "run.pt", run)
+    fact["training"] = bare(run.model).training
     tensors = state_tensors(run, "loaded")
     if fact["raised"] is None:
         context.stage("training on after the load")
@@ -293,12 +294,8 @@ def fail_to_save(context: Context):
     for number, (kind, late) in enumerate(context.args["errors"]):
         extra = Failing(kind, late) if group.rank == 0 else Ema(1.0)
         facts[str(number)] = save(context, "run.pt", run, fails=extra)
-        group.meet(f"failed-{number}")
-        if facts[str(number)]["seconds"] > PATIENT or facts[str(number)]["raised"] is None:
-            return facts  # the group is out of step from here on
+        if not group.in_step(f"failed-{number}", facts[str(number)]):
+            return facts
     facts["next"] = save(context, "run.pt", run, ema=Ema(1.5 + group.rank))
     group.meet("saved")
     return facts
-
-
-PATIENT = 4.0

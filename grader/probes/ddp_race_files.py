@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -185,9 +186,10 @@ def save_politely(context: Context):
     _links(save)
     # One save begins while another is under way.
     for outer, inner in (("pair/model.pt", "pair/model.best"), ("swap/a.tmp", "swap/a.pt")):
+        said = f"atomic_save to {outer} while {inner} is saved too"
         nested = payload(tensors, 2)
-        nested["inner"] = Pickled(lambda inner=inner: save(inner, payload(tensors, 3)))
-        save(outer, nested, f"atomic_save to {outer} while {inner} is saved too")
+        nested["inner"] = Pickled(partial(save, inner, payload(tensors, 3), said))
+        save(outer, nested, said)
     return _elsewhere(save)
 
 

@@ -96,9 +96,8 @@ def load_together(context: Context):
         extra = {"ema": Ema(0.0)} if case["ema"] else {}
         facts[name] = load(context, case["file"], run, **extra)
         tensors |= state_tensors(run, name) | draws(name)
-        group.meet(name)
-        if facts[name]["seconds"] > 4:
-            break  # out of step from here on
+        if not group.in_step(name, facts[name]):
+            break
     os.chdir("..")
     group.meet("done")
     return facts, tensors

@@ -83,13 +83,13 @@ def replay(context: Context):
     start = f"from {__name__} import main; main()"
     context.stage("two training runs with your package")
     runs = gaps.pairs(context.args["jobs"], ("-B", "-c", start, str(context.package)))
-    said = {}
+    answers = {}
     for job, (a, b) in runs.items():
         try:
-            said[job] = str(module.first_divergence(a["loss"], b["loss"]))
+            answers[job] = str(module.first_divergence(a["loss"], b["loss"]))
         except NotImplementedError:
-            said[job] = "not yet"
-    return {"runs": runs, "said": said}
+            answers[job] = "not yet"
+    return {"runs": runs, "said": answers}
 
 
 def main() -> None:

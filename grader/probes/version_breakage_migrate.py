@@ -136,7 +136,8 @@ def bring_up(context: Context):
     facts = {}
     for label in context.args["labels"]:
         new, error = _migrated(context, module, open_old(f"{label}.pt"), "migrate(checkpoint)")
-        facts[label] = outcome(error) | {"type": type(new).__name__}
+        keys = [str(key) for key in new] if isinstance(new, dict) else []
+        facts[label] = outcome(error) | {"keys": keys}
         if error is None:
             with contextlib.suppress(Exception):  # the judge misses the file
                 torch.save(new, f"new-{label}.pt")
@@ -230,7 +231,7 @@ def _begun(context: Context) -> Run:
 
 
 def _gone_on(run: Run, x: Tensor, y: Tensor) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Train on; the state at the start, after each step, and what the generators draw at the end."""
+    """Train on: the state at first, after each step, and what the generators draw at the end."""
     tensors = model_tensors(run.model, "loaded/model")
     tensors |= optimizer_tensors(run.optimizer, "loaded/optimizer")
     run.lrs.clear()
@@ -280,7 +281,7 @@ def train_on(context: Context):
             blocked = sorted(get_unsafe_globals_in_checkpoint("new-old.pt"))
         return {"failed": "open", "blocked": blocked}
     run = build(context.args["spec"], context.args["seed"], other=True)
-    part = ""
+    part, kind = "", None
     try:
         for part in ("model", "optimizer", "scheduler"):
             getattr(run, part).load_state_dict(saved[f"{part}_state_dict"])
@@ -296,6 +297,7 @@ def train_on(context: Context):
         part = "rng_state, cuda"
         cuda = [tensor.tolist() for tensor in state["cuda"]]
     except Exception as error:
-        return {"failed": part, "text": f"{type(error).__name__}: {error}"[:300]}
+        text = f"{type(error).__name__}: {error}"[:300]
+        return {"failed": part, "text": text, "numpy_keys": kind}
     facts, tensors = _gone_on(run, context.tensors["x"], context.tensors["y"])
     return facts | {"failed": None, "numpy_keys": kind, "cuda": cuda}, tensors

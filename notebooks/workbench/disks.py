@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -109,7 +108,7 @@ def replace(path: Path, room: int) -> None:
         if not leave_room(room):
             raise OSError(28, "No space left on device")
         torch.save(checkpoint(**parts, epoch=1), temp)
-        os.replace(temp, path)
+        temp.replace(path)
     finally:
         temp.unlink(missing_ok=True)
 

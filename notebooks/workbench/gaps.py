@@ -31,7 +31,7 @@ from workbench.moments import seed_generators
 from workbench.training import augment, evaluate, train_step
 
 SEED, EPOCHS, BATCH, STEPS_PER_EPOCH = 42, 3, 50, 28
-CLASSES = {"zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"}
+NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,19 @@ class Jittered(Dataset[tuple[Tensor, Tensor]]):
         return self.x[index] + 0.1 * torch.from_numpy(noise), self.y[index]
 
 
+class Draws(Dataset[tuple[float, float]]):
+    """Each item is one draw: from NumPy's global generator, and from one that the dataset has."""
+
+    def __init__(self, length: int) -> None:
+        self.length, self.rng = length, np.random.default_rng(0)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> tuple[float, float]:
+        return float(np.random.random_sample()), self.rng.random()
+
+
 def usual_worker_init(worker_id: int) -> None:
     """The recipe that everybody has: it seeds the global generators, which torch has done."""
     seed = torch.initial_seed() % 2**32
@@ -113,20 +126,18 @@ def run(letter: str, source: str, how: str, tools: Tools | None = None) -> dict[
     """
     entropy = 1 + "AB".index(letter)
     opened = () if how == "closed" else SCRIPT if source == "script" else (source,)
+    data = digits()  # before the seeds: importing scikit-learn draws from Python's generator
     device = _prepare(opened, source, entropy, tools)
-    data = digits()
-    classes = list(CLASSES) if "hash" in opened else sorted(CLASSES)
-    number = torch.tensor([sorted(CLASSES).index(name) for name in classes])
-    y = number[data.train_y]
+    classes = list(set(NAMES)) if "hash" in opened else sorted(NAMES)
+    label = torch.tensor([classes.index(name) for name in NAMES])
+    train_y, val_y = label[data.train_y], label[data.val_y]
     jittered = source == "workers" or "workers" in opened
-    dataset = Jittered(data.train_x, y, entropy) if jittered else TensorDataset(data.train_x, y)
-    loader = _loader(dataset, opened, 2 if jittered else 0, tools)
+    images = (data.train_x, train_y)
+    dataset = Jittered(*images, entropy) if jittered else TensorDataset(*images)
+    loader = _loader(dataset, opened, tools, num_workers=2 if jittered else 0)
     validation = None
     if source == "validation" and letter == "B":
-        own = {} if opened else {"generator": torch.Generator().manual_seed(SEED)}
-        validation = DataLoader(
-            TensorDataset(data.val_x, data.val_y), batch_size=360, shuffle=False, **own
-        )
+        validation = _loader(TensorDataset(data.val_x, val_y), opened, tools, shuffle=False)
 
     model, optimizer = build(source, device)
     losses = []
@@ -138,7 +149,7 @@ def run(letter: str, source: str, how: str, tools: Tools | None = None) -> dict[
         if validation is not None:
             for x, labels in validation:
                 evaluate(model, x, labels)
-    _, accuracy = evaluate(model, data.val_x.to(device), number[data.val_y].to(device))
+    _, accuracy = evaluate(model, data.val_x.to(device), val_y.to(device))
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(False)
     return {"loss": losses, "accuracy": accuracy, "weights": fingerprint(model)}
@@ -150,7 +161,7 @@ def build(source: str, device: str = "cpu") -> tuple[nn.Module, torch.optim.Opti
         model: nn.Module = Net(8).to(device).train()
         return model, torch.optim.AdamW(model.parameters(), lr=1e-3)
     model = MLP().train()
-    return model, torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    return model, torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
 
 
 def _prepare(opened: Iterable[str], source: str, entropy: int, tools: Tools | None) -> str:
@@ -184,16 +195,21 @@ def _prepare(opened: Iterable[str], source: str, entropy: int, tools: Tools | No
 
 
 def _loader(
-    dataset: Dataset[Any], opened: Iterable[str], workers: int, tools: Tools | None
+    dataset: Dataset[Any],
+    opened: Iterable[str],
+    tools: Tools | None,
+    *,
+    shuffle: bool = True,
+    num_workers: int = 0,
 ) -> DataLoader[Any]:
-    options: dict[str, Any] = {"batch_size": BATCH, "drop_last": True, "num_workers": workers}
+    options: dict[str, Any] = {"batch_size": BATCH, "drop_last": True, "num_workers": num_workers}
     if tools:
         return tools.loader(dataset, seed=SEED, **options)
-    if workers:
+    if num_workers:
         options["worker_init_fn"] = usual_worker_init if "workers" in opened else _seed_jitter
     if "validation" not in opened:
         options["generator"] = torch.Generator().manual_seed(SEED)
-    return DataLoader(dataset, shuffle=True, **options)
+    return DataLoader(dataset, shuffle=shuffle, **options)
 
 
 Recorded = dict[str, tuple[dict[str, Any], dict[str, Any]]]

@@ -58,7 +58,7 @@ def _start(target: str, record: Path, hash_seed: int) -> subprocess.Popen[str]:
         text=True,
         env={
             **os.environ,
-            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+            "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
             "PYTHONHASHSEED": str(hash_seed),
         },
     )

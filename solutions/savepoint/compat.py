@@ -208,16 +208,9 @@ def load_weights(
     missing = [name for name in own if name not in given]
     unexpected = [name for name in given if name not in own]
     loaded = [name for name in given if name in own]
-    problems = [f"missing: {name}" for name in missing if not steps.matches(name, allow_missing)]
-    problems += [
-        f"unexpected: {name}" for name in unexpected if not steps.matches(name, allow_unexpected)
-    ]
-    for name in loaded:
-        theirs, ours = steps.shape(given[name]), steps.shape(own[name])
-        if theirs != ours:
-            problems.append(f"shape of {name}: {theirs} in the file, {ours} in the model")
+    problems = steps.differences(own, given, allow_missing, allow_unexpected)
     if problems:
-        raise CheckpointError("the weights do not fit the model:\n  " + "\n  ".join(problems))
+        raise CheckpointError(f"the weights do not fit the model:\n{problems}")
 
     matching = OrderedDict((name, given[name]) for name in loaded)
     metadata = getattr(state_dict, "_metadata", None)

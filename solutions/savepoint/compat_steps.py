@@ -8,7 +8,7 @@ import copy
 import pickle
 import re
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, BinaryIO
@@ -145,6 +145,57 @@ def matches(name: str, patterns: Sequence[str]) -> bool:
 def shape(value: Any) -> Any:
     """A module's extra state may be anything; between tensors and others, the type differs."""
     return tuple(value.shape) if isinstance(value, torch.Tensor) else "no tensor"
+
+
+def differences(
+    own: Mapping[str, Any],
+    given: Mapping[str, Any],
+    allow_missing: Sequence[str],
+    allow_unexpected: Sequence[str],
+) -> str:
+    """Every name and shape that differs and is not allowed, in groups. Empty: there is none."""
+    ours = {name: shape(value) for name, value in own.items()}
+    theirs = {name: shape(value) for name, value in given.items()}
+    missing = [n for n in ours if n not in theirs and not matches(n, allow_missing)]
+    unexpected = [n for n in theirs if n not in ours and not matches(n, allow_unexpected)]
+    groups = {
+        "missing (in the model only)": missing,
+        "unexpected (in the file only)": unexpected,
+        "of another shape": [
+            f"{name}: {theirs[name]} in the file, {ours[name]} in the model"
+            for name in ours
+            if name in theirs and theirs[name] != ours[name]
+        ],
+        "likely": likely_renames(
+            {name: ours[name] for name in missing}, {name: theirs[name] for name in unexpected}
+        ),
+    }
+    return "\n".join(f"  {what}: {', '.join(listed)}" for what, listed in groups.items() if listed)
+
+
+def likely_renames(missing: Mapping[str, Any], unexpected: Mapping[str, Any]) -> list[str]:
+    """Pairs for ``rename`` that would make missing names of unexpected ones, the likeliest first.
+
+    Two names go together if their tensors have one shape and most of their last parts agree.
+    """
+    pairs: Counter[tuple[str, str]] = Counter()
+    for theirs in unexpected:
+        fitting = [ours for ours in missing if missing[ours] == unexpected[theirs]]
+        tails = {ours: _common_tail(theirs, ours) for ours in fitting}
+        if ours := max(tails, key=lambda name: len(tails[name]), default=""):
+            tail = tails[ours]
+            pairs[theirs.removesuffix(tail), ours.removesuffix(tail)] += 1
+    return [f"rename {old!r} to {new!r} ({count})" for (old, new), count in pairs.most_common(5)]
+
+
+def _common_tail(one: str, other: str) -> str:
+    """The last parts that two dotted names share."""
+    tail: list[str] = []
+    for a, b in zip(reversed(one.split(".")), reversed(other.split(".")), strict=False):
+        if a != b:
+            break
+        tail.insert(0, a)
+    return ".".join(tail)
 
 
 def memory(value: Any) -> Any:
