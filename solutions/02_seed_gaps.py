@@ -302,7 +302,7 @@ LANES = {
     "B": ["model", "base seed, order", "dropout × 28", "base seed of\nthe val. loader", "base seed, order"],
 }
 fig, ax = figure(size=(9, 2.3))
-for lane, (name, draws) in enumerate(LANES.items()):
+for lane, draws in enumerate(LANES.values()):
     for place, draw in enumerate(draws):
         other = draw != LANES["A"][place]
         look = {"facecolor": "white", "hatch": "////", "edgecolor": BROKEN["color"]}

@@ -116,7 +116,7 @@ class Walk:
         if got == want:
             return
         if position and (
-            sorted(got) == sorted(want) or cause == "advance" and len(got) == len(want)
+            sorted(got) == sorted(want) or (cause == "advance" and len(got) == len(want))
         ):
             cause = "reshuffled"
         again = set(got) & set(self.orders[epoch][:position])
