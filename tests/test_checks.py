@@ -42,7 +42,7 @@ def test_stub_is_not_implemented(check, runner):
 
 
 def test_stub_messages_differ():
-    titles = [check.title for check in registry.checks().values()]
+    titles = [(check.incident, check.title) for check in registry.checks().values()]
     assert len(set(titles)) == len(titles)
 
 

@@ -54,8 +54,9 @@ def test_the_named_moments_are_what_they_say(runner):
 def test_a_run_goes_on_from_its_last_save():
     numbers = {"length": 10, "batch_size": 2, "epochs": 2, "save_every": 2, "seed": 0}
     plan = Plan("step", "sgd", kills=[1, 4, 5, 6, 7], sampler_seed=0, other_seed=0, **numbers)
-    # 5 batches an epoch: events 1 to 5 are steps, 6 is the epoch's end. Saved after 2, 4, 6.
-    assert plan.starts == [0, 4, 4, 6, 6]
+    # 5 batches an epoch: events 1 to 5 are steps, 6 is the epoch's end, 7 is step 6. Saved after
+    # steps 2, 4 and 6, and at the epoch's end.
+    assert plan.starts == [0, 4, 4, 6, 7]
     assert [plan.at(event) for event in plan.kills] == [
         (0, 1, 1),
         (0, 4, 4),

@@ -15,10 +15,13 @@ def weights(truth: Tensors, got: Tensors) -> tuple[str, str] | None:
     bad = differing(truth.under("loaded/model"), got.under("loaded/model"))
     if not bad:
         return None
-    if all("running_" in name or "num_batches" in name for name in bad):
+    def is_buffer(name: str) -> bool:
+        return "running_" in name or "num_batches" in name
+
+    if all(is_buffer(name) for name in bad):
         return f"The parameters came back; these buffers did not: {names(bad)}.", "buffers"
-    if set(bad) == set(truth.under("loaded/model")):
-        return "None of the model's tensors came back.", "model_missing"
+    if {name for name in truth.under("loaded/model") if not is_buffer(name)} <= set(bad):
+        return "None of the model's parameters came back.", "model_missing"
     return f"These came back as other tensors: {names(bad)}.", "model_partly"
 
 
