@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
-import re
 import socket
 import subprocess
 import sys
@@ -195,96 +193,6 @@ for line in sys.stdin:  # each line: go on in a child that will be killed
     os.waitpid(pid, 0)
     sys.stdout.write("dead\\n"); sys.stdout.flush()
 """
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks the process that is killed")
-@pytest.mark.timeout(900)
-def test_killed_200_times(tmp_path):
-    """At every instant a loadable newest checkpoint, and one file of a kind too many at most.
-
-    (What one killed save left behind is deleted by the next that completes, not before: until
-    then it stays beside that one's new files.)
-    """
-    directory, keep_last = tmp_path / "run", 2
-    environment = {**os.environ, "PYTHONPATH": str(SOLUTIONS), "OMP_NUM_THREADS": "1"}
-    server = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(directory), str(keep_last)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=environment,
-        text=True,
-    )
-    rng, saved, during = random.Random(0), 0, 0
-    try:
-        assert server.stdout.readline() == "ready\n"
-        for _ in range(200):
-            before = _files(directory)[:2] if directory.exists() else ([], [])
-            server.stdin.write("go\n")
-            server.stdin.flush()
-            pid, started = 0, False
-            while not (pid and started):  # two processes speak: in either order
-                line = server.stdout.readline().strip()
-                assert line not in ("", "dead"), "it ended by itself"
-                started |= line == "started"
-                pid = int(line) if line.isdecimal() else pid
-            # Look while it lives, too: a clean-up is as dangerous as a save.
-            time.sleep(rng.uniform(0, 0.06))
-            _require_sound_or_gone(directory)
-            os.kill(pid, 9)
-            while (line := server.stdout.readline()) != "dead\n":
-                if line.startswith("saved"):
-                    saved = int(line.split()[1])
-            during += any(not NAME.fullmatch(path.name) for path in directory.iterdir())
-            _require(directory, keep_last, saved, before)
-    finally:
-        server.kill()
-        server.wait()
-    assert saved > 200 and during > 10, (saved, during)
-
-
-NAME = re.compile(r"(step|best)-([0-9]+)\.pt")
-
-
-def _files(directory: Path) -> tuple[list[int], list[int], list[str]]:
-    """Numbers of full checkpoints and of best files, and the names of all else."""
-    names = [path.name for path in directory.iterdir()]
-    matches = [match for name in names if (match := NAME.fullmatch(name))]
-    numbers = {
-        kind: sorted(int(match[2]) for match in matches if match[1] == kind)
-        for kind in ("step", "best")
-    }
-    return numbers["step"], numbers["best"], [n for n in names if not NAME.fullmatch(n)]
-
-
-def _require_sound_or_gone(directory: Path) -> None:
-    """While the run goes on, the newest file is whole, unless it has been superseded."""
-    if not (full := _files(directory)[0]):
-        return
-    try:
-        verify_file(directory / f"step-{full[-1]}.pt")
-    except FileNotFoundError:
-        assert _files(directory)[0][-1] > full[-1]
-
-
-def _require(
-    directory: Path, keep_last: int, saved: int, before: tuple[list[int], list[int]]
-) -> None:
-    """After a kill: the newest loadable, the policy, and one file more of each kind at most."""
-    full, best, others = _files(directory)
-    if saved:
-        assert full and full[-1] >= saved, "a save that had returned is gone"
-    temporary = {kind: sum(kind in name for name in others) for kind in ("full", "best")}
-    assert sum(temporary.values()) == len(others), others
-    recent, found = ([n for n in numbers if n % 10] for numbers in (full, before[0]))
-    assert len(recent) + temporary["full"] <= max(keep_last, len(found)) + 1, (full, others)
-    assert len(best) + temporary["best"] <= max(1, len(before[1])) + 1, (best, others)
-    for kind, numbers in (("step", full), ("best", best)):
-        for number in numbers:
-            verify_file(directory / f"{kind}-{number}.pt")
-
-
-# ---- the workbench's disk --------------------------------------------------------------------
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no file-size limit")

@@ -15,6 +15,7 @@ def weights(truth: Tensors, got: Tensors) -> tuple[str, str] | None:
     bad = differing(truth.under("loaded/model"), got.under("loaded/model"))
     if not bad:
         return None
+
     def is_buffer(name: str) -> bool:
         return "running_" in name or "num_batches" in name
 
