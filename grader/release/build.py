@@ -16,7 +16,7 @@ import nbformat
 from nbclient import NotebookClient
 
 from grader.paths import NOTEBOOKS, ROOT, SOLUTIONS
-from grader.release import convert
+from grader.release import convert, timetable
 from grader.release.stubs import ANY_MARK, StubError, solution_lines, stub
 
 ASSIGNMENT = "bit_for_bit"
@@ -44,6 +44,10 @@ def release(*, execute: bool = True) -> list[str]:
     if picture and (not PICTURE.exists() or PICTURE.read_bytes() != picture):
         PICTURE.write_bytes(picture)
         changed.append(f"drew {PICTURE.relative_to(ROOT)}")
+    guide = timetable.GUIDE.read_text(encoding="utf-8")
+    if (filled := timetable.fill(guide)) != guide:
+        timetable.GUIDE.write_text(filled, encoding="utf-8")
+        changed.append(f"timetables in {timetable.GUIDE.relative_to(ROOT)}")
     return changed or ["Everything is up to date."]
 
 
@@ -64,6 +68,9 @@ def check() -> list[str]:
     for source in sources():
         if not _same_sources(convert.read(source), source.with_suffix(".ipynb")):
             differences.append(f"solutions/{source.stem}.ipynb was not executed from {source.name}")
+    guide = timetable.GUIDE.read_text(encoding="utf-8")
+    if timetable.fill(guide) != guide:
+        differences.append(f"{timetable.GUIDE.relative_to(ROOT)} has other timetables")
     return differences
 
 
