@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
+from typing import Any
 
 import yaml
 from packaging.requirements import Requirement
@@ -49,3 +51,32 @@ def test_torch_is_pinned_where_environments_are_made_and_wide_where_the_package_
     accepts = _project()["torch"].specifier
     assert _pinned_torch() in accepts
     assert Version("2.6.0") in accepts
+
+
+def test_conda_s_pip_lines_are_lines_that_pip_reads(tmp_path):
+    """conda hands them to pip as a requirements file, where most options are not allowed."""
+    from pip._internal.network.session import PipSession
+    from pip._internal.req import parse_requirements
+
+    data = yaml.safe_load((ROOT / "environment.yml").read_text())
+    (lines,) = (line["pip"] for line in data["dependencies"] if isinstance(line, dict))
+    file = tmp_path / "requirements.txt"
+    file.write_text("\n".join(lines))
+    (found,) = parse_requirements(str(file), session=PipSession())
+    assert (found.requirement, found.is_editable) == (".", True)
+
+
+def _devcontainer() -> dict[str, Any]:
+    text = (ROOT / ".devcontainer" / "devcontainer.json").read_text()
+    return json.loads(re.sub(r"^\s*//.*$", "", text, flags=re.MULTILINE))
+
+
+def test_the_devcontainer_makes_the_environment_that_make_makes():
+    found = _devcontainer()
+    assert found["hostRequirements"]["gpu"] == "optional"
+    assert "make start" in found["postCreateCommand"]
+    python = re.search(r"python:(\d+\.\d+)", found["image"])[1]
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert Version(python) in Requirement(f"x{data['project']['requires-python']}").specifier
+    interpreter = found["customizations"]["vscode"]["settings"]["python.defaultInterpreterPath"]
+    assert interpreter.endswith("/.venv/bin/python")
