@@ -58,6 +58,8 @@ def test_the_worked_example_is_an_incident(tmp_path):
         ("wheat_list_of_counts", "passed", None),
         ("chaff_kept_in_the_class", "wrong", "tokens.total.forgotten"),
     ):
-        shutil.copy(EXAMPLE / "bank" / f"{entry}.py", copy / "notebooks" / "savepoint" / "tokens.py")
+        shutil.copy(
+            EXAMPLE / "bank" / f"{entry}.py", copy / "notebooks" / "savepoint" / "tokens.py"
+        )
         found = verdict(copy / "notebooks")[1]
         assert (found["status"], found["hint"]) == (status, hint), found
