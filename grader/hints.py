@@ -23,7 +23,29 @@ def next_hint(code: str, rung: int | None = None) -> str:
     lines.append(f"Hint {rung} of {len(check.hints)}: {check.hints[rung - 1]}")
     if rung < len(check.hints):
         lines.append("Ask again for the next one.")
+    elif check.kind != "prediction":
+        lines.append(f"That was the last. The reference: course solution {check.id} --anyway")
     return "\n".join(lines)
+
+
+def seen(check_id: str) -> int:
+    """How many of a check's hints have been shown."""
+    return _seen().get(check_id, 0)
+
+
+def pending() -> str | None:
+    """The code to ask about when none is named: what failed first; else what is not there yet."""
+    from grader import progress
+    from grader.verdict import Status
+
+    open_: list[progress.Standing] = []
+    with contextlib.suppress(paths.NoPackage):
+        for chapter in progress.standings(paths.package_root()):
+            open_ += [s for s in chapter.required if s.status is not None and not s.passed]
+    begun = [s for s in open_ if s.status is not Status.NOT_IMPLEMENTED]
+    for standing in begun or open_:
+        return standing.hint or standing.check.id
+    return None
 
 
 def _file() -> Path | None:
@@ -36,7 +58,7 @@ def _file() -> Path | None:
 
 def _seen() -> dict[str, int]:
     file = _file()
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, TypeError):
         if file:
             found = json.loads(file.read_text(encoding="utf-8"))
             return {str(k): int(v) for k, v in found.items()} if isinstance(found, dict) else {}

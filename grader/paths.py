@@ -30,10 +30,19 @@ def package_root(given: Path | None = None) -> Path:
             f"{given} holds no savepoint package. Give the directory that contains savepoint/."
         )
     for place in (Path.cwd(), *Path.cwd().parents):
-        if (place / "savepoint" / "checkpoint.py").exists():
+        if _is_package(place / "savepoint"):
             return place
         if place == ROOT:
             break
     if (WORK / "savepoint").is_dir():
         return WORK
     raise NoPackage("There is no learner's copy yet. `course start` makes one in work/.")
+
+
+def _is_package(folder: Path) -> bool:
+    # Any one of these may have been deleted by mistake; the copy is still the one that is meant.
+    return folder.is_dir() and (
+        (folder / "__init__.py").exists()
+        or (folder / "checkpoint.py").exists()
+        or (folder.parent / ".course").is_dir()
+    )

@@ -1,4 +1,6 @@
-"""course: start, check, hint, doctor; and for authors and instructors release, classroom."""
+"""course: for learners start, check, watch, hint, progress, reset, solution and doctor; for authors
+release; for instructors classroom, grade and report. Each verb's work is in a module of its own.
+"""
 
 from __future__ import annotations
 
@@ -53,6 +55,9 @@ def check(
         Path | None, typer.Option(help="Take modules that the package lacks from here.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Repeat an earlier run's draws.")] = None,
+    torchrun: Annotated[
+        bool, typer.Option("--torchrun", help="Start several ranks with a real torchrun (slower).")
+    ] = False,
     json_: Annotated[bool, typer.Option("--json", help="One verdict a line.")] = False,
     list_: Annotated[bool, typer.Option("--list", help="List the checks, run none.")] = False,
 ) -> None:
@@ -63,7 +68,28 @@ def check(
         if list_:
             checking.show_list(what, as_json=json_)
             return
-        code = checking.run(what, savepoint, complete_from, seed, as_json=json_)
+        code = checking.run(
+            what, savepoint, complete_from, seed, as_json=json_, with_torchrun=torchrun
+        )
+    except (registry.UnknownName, paths.NoPackage) as error:
+        raise fail(str(error)) from None
+    raise typer.Exit(code)
+
+
+@app.command()
+def watch(
+    what: Annotated[
+        str | None, typer.Argument(help="01 or lr_reset: check it at once, then on each save.")
+    ] = None,
+    savepoint: Annotated[
+        Path | None, typer.Option(help="A directory that holds a savepoint package.")
+    ] = None,
+) -> None:
+    """Check a module each time it is saved. Keys: h hint, l list, a all, r reset, q quit."""
+    from grader.cli import watching
+
+    try:
+        code = watching.watch(what, savepoint)
     except (registry.UnknownName, paths.NoPackage) as error:
         raise fail(str(error)) from None
     raise typer.Exit(code)
@@ -71,25 +97,78 @@ def check(
 
 @app.command()
 def hint(
-    code: Annotated[str, typer.Argument(help="As a check's message names it.")],
+    code: Annotated[
+        str | None,
+        typer.Argument(help="As a check's message names it; the first unpassed one without it."),
+    ] = None,
     rung: Annotated[int | None, typer.Option(min=1, max=3, help="This one, not the next.")] = None,
 ) -> None:
     """Help with a check, one step further each time."""
-    from grader.hints import next_hint
+    from grader.cli.console import say
+    from grader.hints import next_hint, pending
 
+    code = code or pending()
+    if code is None:
+        raise fail("No check has failed yet. Run `course check 01`, or name a check.")
     try:
-        typer.echo(next_hint(code, rung))
+        say(next_hint(code, rung))
     except registry.UnknownName as error:
         raise fail(str(error)) from None
 
 
 @app.command()
+def progress(
+    checklist: Annotated[
+        bool, typer.Option("--checklist", help="The lines to take home, ticked where yours pass.")
+    ] = False,
+) -> None:
+    """A bar a notebook, points, minutes left: from what was checked, as long as it still holds."""
+    from grader.cli import progressing
+
+    try:
+        progressing.checklist() if checklist else progressing.show()
+    except paths.NoPackage as error:
+        raise fail(str(error)) from None
+
+
+@app.command()
+def reset(
+    what: Annotated[str, typer.Argument(help="checkpoint (a module), or 01 (a notebook).")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Put one file back as it was handed out. Yours is kept, and you are told where."""
+    from grader.cli import resetting
+
+    try:
+        done = resetting.reset(what, yes=yes)
+    except (resetting.CannotReset, paths.NoPackage) as error:
+        raise fail(str(error)) from None
+    raise typer.Exit(0 if done else 1)
+
+
+@app.command()
+def solution(
+    check_id: Annotated[str, typer.Argument(metavar="CHECK", help="Such as lr_reset.momentum.")],
+    anyway: Annotated[bool, typer.Option("--anyway", help="Before it has passed.")] = False,
+) -> None:
+    """The reference's code for one check, once yours passes. Exit status 1: it does not yet."""
+    from grader.cli import solving
+
+    try:
+        shown = solving.show(check_id, anyway=anyway)
+    except registry.UnknownName as error:
+        raise fail(str(error)) from None
+    raise typer.Exit(0 if shown else 1)
+
+
+@app.command()
 def doctor() -> None:
     """Say what this machine can do, and what to mend. The output can be pasted into a report."""
+    from grader.cli.console import say
     from grader.doctor import report
 
     text, healthy = report()
-    typer.echo(text)
+    say(text, indent=17)
     raise typer.Exit(0 if healthy else 1)
 
 

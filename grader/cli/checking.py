@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,8 +13,9 @@ from typing import Any
 
 import typer
 
-from grader import answers, paths, registry
-from grader.client import start_runner
+from grader import answers, paths, progress, registry
+from grader.cli.console import is_terminal, say, width
+from grader.client import Runner, start_runner
 from grader.judge import judge, new_seed
 from grader.registry import Check
 from grader.verdict import Status, Verdict
@@ -32,7 +34,11 @@ def show_list(what: str | None, *, as_json: bool) -> None:
             typer.echo(json.dumps(row))
         else:
             points = f"{check.points:g} points" if check.points else check.kind
-            typer.echo(f"{check.id:32} {points:10} {check.title}")
+            # A narrow terminal gets two lines; a pipe always one, for grep.
+            if is_terminal() and width() < 80:
+                say(f"{check.id}   {points}\n    {check.title}")
+            else:
+                say(f"{check.id:32} {points:10} {check.title}", indent=44)
 
 
 def run(
@@ -42,26 +48,65 @@ def run(
     seed: int | None,
     *,
     as_json: bool,
+    with_torchrun: bool = False,
 ) -> int:
-    """Run the checks that ``what`` asks for; return the exit status."""
+    """Run the checks that ``what`` asks for; return the exit status.
+
+    Verdicts on the learner's own copy are remembered, for `course progress`.
+    """
+    if with_torchrun:
+        os.environ["BIT_FOR_BIT_RANKS"] = "torchrun"  # start_runner reads it
     wanted = registry.select(what)
     root = paths.package_root(savepoint)
     seed = new_seed() if seed is None else seed
     # A bare package has no notebook to have predicted in: those checks do not apply to it.
-    applicable = [c for c in wanted if c.kind != "prediction" or _notebook(c, root).exists()]
+    applicable = [c for c in wanted if applies(c, root)]
     if not applicable:
         raise registry.UnknownName(f"{wanted[0].id} is answered in a notebook; {root} has none.")
     verdicts: list[Verdict] = []
+    # A directory that was named may be anybody's: it is looked at, and nothing is left in it.
+    own = complete_from is None and (savepoint is None or (root / progress.STATE).is_dir())
     with _completed(root, complete_from) as package, contextlib.closing(start_runner()) as runner:
         for check in applicable:
-            verdict = judge(check, package, runner, seed=seed, answer=_answer(check, root))
+            verdict = check_one(check, root, runner, seed, package=package, keep=own)
             verdicts.append(verdict)
-            typer.echo(json.dumps(verdict.as_json()) if as_json else verdict.as_text())
+            if as_json:
+                typer.echo(json.dumps(verdict.as_json()))
+            else:
+                say(verdict.as_text())
     if not as_json:
         _summary(verdicts, root, seed, skipped=len(wanted) - len(applicable))
     if any(v.status is Status.GRADER_FAULT for v in verdicts):
         return 3
     return 0 if all(v.status is Status.PASSED for v in verdicts) else 1
+
+
+def check_one(
+    check: Check,
+    root: Path,
+    runner: Runner,
+    seed: int | None = None,
+    *,
+    package: Path | None = None,
+    keep: bool = True,
+) -> Verdict:
+    """Judge one check on ``root`` (or on ``package`` in its place); ``keep`` it for progress."""
+    # Taken before the files are read: an edit meanwhile makes the verdict stale, never false.
+    of = progress.digest(registry.incidents()[check.incident], root) if keep else ""
+    verdict = judge(check, package or root, runner, seed=seed, answer=_answer(check, root))
+    if keep:
+        progress.remember(verdict, root, of)
+    return verdict
+
+
+def _written(check_id: str) -> bool:
+    """Whether a check is passed by code, which the reference then has too."""
+    return registry.checks()[check_id].kind != "prediction"
+
+
+def applies(check: Check, root: Path) -> bool:
+    """Whether a check can be run on ``root``: a prediction needs its notebook."""
+    return check.kind != "prediction" or _notebook(check, root).exists()
 
 
 def _notebook(check: Check, root: Path) -> Path:
@@ -76,10 +121,15 @@ def _summary(verdicts: list[Verdict], root: Path, seed: int, skipped: int) -> No
     points = sum(v.points for v in verdicts)
     possible = sum(v.max_points for v in verdicts)
     passed = sum(v.status is Status.PASSED for v in verdicts)
-    typer.echo(f"\n{passed} of {len(verdicts)} checks passed, {points:g} of {possible:g} points.")
-    typer.echo(f"Checked {root / 'savepoint'}. To repeat these draws: --seed {seed}")
+    say(f"\n{passed} of {len(verdicts)} checks passed, {points:g} of {possible:g} points.")
+    say(f"Checked {root / 'savepoint'}. To repeat these draws: --seed {seed}")
+    if root == paths.NOTEBOOKS:
+        say("These are the stubs as they are handed out. `course start` makes a copy of your own.")
     if skipped:
-        typer.echo(f"{skipped} prediction(s) left out: there is no notebook beside the package.")
+        say(f"{skipped} prediction(s) left out: there is no notebook beside the package.")
+    shown = next((v.check for v in verdicts if v.status is Status.PASSED and _written(v.check)), "")
+    if shown and progress.is_copy(root):
+        say(f"How the reference does what passes: course solution {shown}")
 
 
 @contextlib.contextmanager
