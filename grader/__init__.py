@@ -1,8 +1,8 @@
-"""grader: what decides. A notebook imports ``card, check, hint, replay, tasks`` from here."""
+"""grader: what decides. A notebook imports ``card, check, hint, progress, replay, tasks``."""
 
 from typing import Any
 
-__all__ = ["card", "check", "hint", "replay", "tasks"]
+__all__ = ["card", "check", "hint", "progress", "replay", "tasks"]
 
 
 def __getattr__(name: str) -> Any:
@@ -10,5 +10,5 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         from grader import cards, notebook
 
-        return getattr(cards if name in ("card", "tasks") else notebook, name)
+        return getattr(cards if name in ("card", "progress", "tasks") else notebook, name)
     raise AttributeError(name)

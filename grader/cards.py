@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from workbench.figures import Shown, table
 
-from grader import registry
+from grader import paths, registry, remembered
+from grader.cli.console import bar
 
 
 def card(incident: str) -> Shown:
@@ -36,3 +37,21 @@ def tasks(incident: str) -> Shown:
         if check.kind != "prediction"
     ]
     return table(["check", "task", "what must hold", "difficulty", "minutes", "points"], rows)
+
+
+def progress() -> Shown:
+    """Where each notebook stands: what was checked, as long as your files are still the same."""
+    chapters = remembered.standings(paths.package_root())
+    rows = [
+        (
+            chapter.incident.notebook,
+            bar(sum(s.passed for s in chapter.required), len(chapter.required)),
+            f"{sum(s.passed for s in chapter.required)} of {len(chapter.required)}",
+            f"{chapter.points:g} of {chapter.max_points:g}" if chapter.max_points else "–",
+            "done" if chapter.done else f"{chapter.minutes_left} min",
+            str(chapter.stale or "–"),
+        )
+        for chapter in chapters
+    ]
+    header = ["notebook", "progress", "checks passed", "points", "time left", "to check again"]
+    return table(header, rows)

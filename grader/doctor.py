@@ -7,20 +7,33 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import socket
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
+
+from grader import paths
 
 PACKAGES = ("torch", "numpy", "matplotlib", "scikit-learn", "jupyterlab", "nbgrader")
 
 
 def report() -> tuple[str, bool]:
     """(the report, whether the course can be taken here)."""
-    lines = [_line(*found) for found in _findings()]
+    lines = [_anonymous(_line(*found)) for found in _findings()]
     healthy = not any(line.startswith("✗") for line in lines)
     end = "The course runs here." if healthy else "Mend the lines marked ✗ first."
     return "\n".join([*lines, end]), healthy
+
+
+def _anonymous(line: str) -> str:
+    """The line without the names of this person's directories: it is going to be pasted."""
+    places = {str(paths.ROOT): "<course>", sys.prefix: "<python>", str(Path.home()): "~"}
+    for place, name in sorted(places.items(), key=lambda item: -len(item[0])):
+        if len(place) > 1:
+            line = line.replace(place, name)
+    return line
 
 
 def _line(mark: str, what: str, found: str) -> str:
@@ -38,9 +51,9 @@ def _findings() -> Iterator[tuple[str, str, str]]:
         except importlib.metadata.PackageNotFoundError:
             yield "✗", package, "not installed; `make lab` installs everything"
     yield from _torch()
-    free = shutil.disk_usage(tempfile.gettempdir()).free / 1e9
-    yield ("✓" if free > 1 else "✗"), "disk", f"{free:.1f} GB free for temporary files"
-    yield "✓", "checks run by", _runner()
+    yield _disk()
+    yield _ports()
+    yield _fork()
     yield from _grader()
 
 
@@ -60,10 +73,42 @@ def _torch() -> Iterator[tuple[str, str, str]]:
         yield "·", "GPU", "none; the CPU is enough"
 
 
-def _runner() -> str:
-    if sys.platform == "linux":
-        return "a warm server that forks"
-    return "spawned workers (fork is not safe on this system): slower, the same verdicts"
+def _disk() -> tuple[str, str, str]:
+    """Space where probes write; and whether a file can be written there at all."""
+    try:
+        with tempfile.TemporaryFile() as file:
+            file.write(b"x")
+            file.flush()
+        free = shutil.disk_usage(tempfile.gettempdir()).free / 1e9
+    except OSError as error:
+        return "✗", "disk", f"no temporary file can be written: {error.strerror}"
+    if free <= 1:
+        return "✗", "disk", f"{free:.1f} GB free for temporary files; the course needs 1 GB"
+    return "✓", "disk", f"{free:.1f} GB free for temporary files"
+
+
+def _ports() -> tuple[str, str, str]:
+    """Jupyter and torchrun talk over the loopback interface: connect to ourselves."""
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            with socket.create_connection(("127.0.0.1", port), timeout=5):
+                pass
+    except OSError as error:
+        why = error.strerror or str(error)
+        return "✗", "ports", f"127.0.0.1 cannot be reached ({why}): a firewall, or no loopback"
+    with socket.socket() as probe:
+        jupyter = probe.connect_ex(("127.0.0.1", 8888)) != 0
+    free = "8888 is free for Jupyter" if jupyter else "8888 is taken; Jupyter will use another"
+    return "✓", "ports", f"127.0.0.1 answers; {free}"
+
+
+def _fork() -> tuple[str, str, str]:
+    """How checks are run: forked from a warm server where that is safe."""
+    if sys.platform != "linux":
+        found = "not safe on this system: checks run in spawned workers, slower, same verdicts"
+        return "·", "fork", found
+    return "✓", "fork", "checks run in processes forked from a warm server"
 
 
 def _grader() -> Iterator[tuple[str, str, str]]:

@@ -35,12 +35,12 @@ def seen(check_id: str) -> int:
 
 def pending() -> str | None:
     """The code to ask about when none is named: what failed first; else what is not there yet."""
-    from grader import progress
+    from grader import remembered
     from grader.verdict import Status
 
-    open_: list[progress.Standing] = []
+    open_: list[remembered.Standing] = []
     with contextlib.suppress(paths.NoPackage):
-        for chapter in progress.standings(paths.package_root()):
+        for chapter in remembered.standings(paths.package_root()):
             open_ += [s for s in chapter.required if s.status is not None and not s.passed]
     begun = [s for s in open_ if s.status is not Status.NOT_IMPLEMENTED]
     for standing in begun or open_:

@@ -169,6 +169,12 @@ def new_seed() -> int:
     return secrets.randbelow(10**6)
 
 
+def _midsentence(title: str) -> str:
+    """``title`` as it reads after a colon; names such as SGD and AdamW keep their capitals."""
+    first = title.split()[0]
+    return title if any(c.isupper() for c in first[1:]) else title[0].lower() + title[1:]
+
+
 @contextlib.contextmanager
 def snapshot(package: Path) -> Iterator[Path]:
     """A copy of the package's directory to run probes on.
@@ -220,7 +226,7 @@ def judge(
     except Failed as failed:
         status, message = explain.failure(failed.report)
         if status is Status.NOT_IMPLEMENTED:
-            message += f"\nThis check will ask: {check.title[0].lower()}{check.title[1:]}."
+            message += f"\nThis check will ask: {_midsentence(check.title)}."
         return verdict(status, message, check.id if status is not Status.GRADER_FAULT else None)
     except Malformed as error:
         said = f"What your package's process sent back is not this check's evidence: {error}."

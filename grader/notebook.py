@@ -1,4 +1,4 @@
-"""What a notebook's cells call: ``check``, ``hint`` and ``replay``.
+"""What a notebook's cells call: ``check``, ``hint``, ``replay`` and ``progress``.
 
 All of them ask a judge in a process of its own (judge_process.py). Nothing here decides, and no
 learner code runs in the kernel on their account: a package that crashes, hangs or fills memory
@@ -16,7 +16,7 @@ import sys
 import threading
 from typing import Any
 
-from grader import paths, registry
+from grader import paths, registry, remembered
 from grader.verdict import Status, Verdict
 
 _judge: subprocess.Popen[str] | None = None
@@ -61,12 +61,29 @@ def check(check_id: str, answer: Any = None, *, seed: int | None = None) -> Resu
     registry.find_hint(check_id)  # an unknown name is an error at once, with the nearest names
     answer = answer if isinstance(answer, str) or answer is None else repr(answer)
     try:
+        root = paths.package_root()
+        of = remembered.digest(registry.incidents()[check_id.split(".")[0]], root)
         request = {"check": check_id, "answer": answer, "seed": seed}
-        return Result(Verdict.from_json(_ask(request)))
+        verdict = Verdict.from_json(_ask(request))
+        remembered.remember(verdict, root, of)
     except (paths.NoPackage, _JudgeGone) as error:
         found = registry.checks()[check_id]
         fault = Status.GRADER_FAULT
-        return Result(Verdict(check_id, fault, 0.0, found.points, str(error), None, seed or 0, 0.0))
+        verdict = Verdict(check_id, fault, 0.0, found.points, str(error), None, seed or 0, 0.0)
+    _tell_validate(verdict)
+    return Result(verdict)
+
+
+def _tell_validate(verdict: Verdict) -> None:
+    """Under nbgrader's Validate, put an unpassed verdict's message on stderr.
+
+    Validate shows what a failing cell has there, and without it no more than "partial credit".
+    Nowhere else: when nbgrader grades, anything on stderr is a 0.
+    """
+    if os.environ.get("NBGRADER_VALIDATING") != "1" or verdict.status is Status.PASSED:
+        return
+    if registry.checks()[verdict.check].kind != "further":  # an optional task does not fail
+        print(verdict.as_text(), file=sys.stderr, flush=True)
 
 
 def hint(code: str) -> Message:

@@ -71,8 +71,12 @@ class Verdict:
         return "\n".join(lines)
 
     def as_html(self) -> str:
-        """Readable without colour: the mark and the words say it; the border only repeats it."""
-        colour = {"✓": "#009E73", "✗": "#D55E00"}.get(self.mark, "#666666")
+        """Readable without colour: the mark and the words say it; the border only repeats it.
+
+        Text and background are the notebook's own, so that light and dark themes both work; the
+        borders have a contrast of 3 or more against either.
+        """
+        colour = {"✓": "#009E73", "✗": "#D55E00"}.get(self.mark, "#808080")
         headline = html.escape(self.headline)
         body = html.escape(self.message)
         hint = ""

@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 
-from grader import answers, paths, progress, registry
+from grader import answers, paths, registry, remembered
 from grader.cli.console import is_terminal, say, width
 from grader.client import Runner, start_runner
 from grader.judge import judge, new_seed
@@ -65,7 +65,7 @@ def run(
         raise registry.UnknownName(f"{wanted[0].id} is answered in a notebook; {root} has none.")
     verdicts: list[Verdict] = []
     # A directory that was named may be anybody's: it is looked at, and nothing is left in it.
-    own = complete_from is None and (savepoint is None or (root / progress.STATE).is_dir())
+    own = complete_from is None and (savepoint is None or (root / remembered.STATE).is_dir())
     with _completed(root, complete_from) as package, contextlib.closing(start_runner()) as runner:
         for check in applicable:
             verdict = check_one(check, root, runner, seed, package=package, keep=own)
@@ -92,10 +92,10 @@ def check_one(
 ) -> Verdict:
     """Judge one check on ``root`` (or on ``package`` in its place); ``keep`` it for progress."""
     # Taken before the files are read: an edit meanwhile makes the verdict stale, never false.
-    of = progress.digest(registry.incidents()[check.incident], root) if keep else ""
+    of = remembered.digest(registry.incidents()[check.incident], root) if keep else ""
     verdict = judge(check, package or root, runner, seed=seed, answer=_answer(check, root))
     if keep:
-        progress.remember(verdict, root, of)
+        remembered.remember(verdict, root, of)
     return verdict
 
 
@@ -128,7 +128,7 @@ def _summary(verdicts: list[Verdict], root: Path, seed: int, skipped: int) -> No
     if skipped:
         say(f"{skipped} prediction(s) left out: there is no notebook beside the package.")
     shown = next((v.check for v in verdicts if v.status is Status.PASSED and _written(v.check)), "")
-    if shown and progress.is_copy(root):
+    if shown and remembered.is_copy(root):
         say(f"How the reference does what passes: course solution {shown}")
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from grader import paths, progress
+from grader import paths, remembered
 from grader.cli.console import bar, is_terminal, say, width
-from grader.progress import Chapter
+from grader.remembered import Chapter
 
 
 def show() -> None:
     """A bar a notebook, points, minutes left."""
-    chapters = progress.standings(paths.package_root())
+    chapters = remembered.standings(paths.package_root())
     for chapter in chapters:
         say(_line(chapter))
     graded = [c for c in chapters if c.max_points]
@@ -46,6 +46,6 @@ def _time(minutes: int) -> str:
 def checklist() -> None:
     """Every incident's line for the learner's own repository; ticked where its checks pass."""
     say("What a training program that keeps the promise can say of itself:\n")
-    for chapter in progress.standings(paths.package_root()):
+    for chapter in remembered.standings(paths.package_root()):
         say(f"- [{'x' if chapter.done else ' '}] {chapter.incident.checklist}", indent=6)
     say("\nTicked: your package passes that notebook's checks. Yours is the rest.")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from grader import paths, registry
 from grader.cli.console import confirm, say
-from grader.progress import STATE
+from grader.remembered import STATE
 
 KEPT = "kept"
 

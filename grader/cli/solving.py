@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from grader import hints, paths, progress, registry
+from grader import hints, paths, registry, remembered
 from grader.cli import excerpt
 from grader.cli.console import coloured, is_terminal, say
 from grader.registry import Check
@@ -55,7 +55,7 @@ def _find(check_id: str) -> Check:
 
 def _passes(check: Check) -> bool:
     try:
-        chapters = progress.standings(paths.package_root())
+        chapters = remembered.standings(paths.package_root())
     except paths.NoPackage:
         return False
     return any(s.passed for chapter in chapters for s in chapter.standings if s.check == check)

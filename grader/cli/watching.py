@@ -16,7 +16,7 @@ from pathlib import Path
 
 import watchfiles
 
-from grader import hints, paths, progress, registry
+from grader import hints, paths, registry, remembered
 from grader.cli import checking, resetting
 from grader.cli.console import coloured, say, width
 from grader.cli.keys import keys
@@ -190,7 +190,7 @@ class _Session:
 
     def list(self) -> None:
         """The focus's checks and where each stands; without a focus, every notebook."""
-        for chapter in progress.standings(self.root):
+        for chapter in remembered.standings(self.root):
             if self.focus is None:
                 mark = "✓" if chapter.done else "·"
                 say(f"{mark} {chapter.incident.notebook}: {chapter.incident.title}")
