@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from workbench import launch
 from workbench.figures import table
 
-from grader import card, check, hint
+from grader import card, check, hint, progress
 
 card("start_here")
 
@@ -147,9 +147,30 @@ check("start_here.same_bits")
 hint("start_here.same_bits")
 
 # %% [markdown]
-# The same from a terminal, in this folder: `course check start_here`, `course hint
-# start_here.same_bits`. All that a check draws at random comes from a seed; `--seed` repeats a run.
+# All that a check draws at random comes from a seed; `--seed` repeats a run.
 #
+# ### In a terminal
+#
+# JupyterLab has one (File, New, Terminal). From anywhere in this folder:
+#
+# | command | what it does |
+# |---|---|
+# | `course check 01` | the checks of a notebook, or one: `course check lr_reset.momentum` |
+# | `course watch` | checks a module each time you save it, and shows one failing check at a time |
+# | `course hint` | the next hint for what failed first |
+# | `course progress` | where you stand; `--checklist` prints the lines to take home |
+# | `course solution CHECK` | how the reference does it, once yours passes |
+# | `course reset checkpoint` | that file as it was handed out; yours is kept |
+#
+# ### Where you stand
+#
+# Run this cell whenever you like. It remembers what was checked. A pass counts as long as the files
+# that it was reached on are the same; after an edit they are "to check again".
+
+# %%
+progress()
+
+# %% [markdown]
 # ## 3. Is this machine all right?
 #
 # `course doctor` looks. If something does not work, its output is what to send.
