@@ -1,4 +1,4 @@
-"""Incident 06 beyond its checks: real stores, random kills, and the notebook's numbers."""
+"""Incident 06 beyond its checks: sizes, real stores, and the workbench's disk."""
 
 from __future__ import annotations
 
@@ -164,35 +164,7 @@ def test_s3_that_refuses_stops_nothing_and_is_named(s3, tmp_path):
         assert manager.save(**tiny(), epoch=1, loss=0.0).exists()
 
 
-# ---- kills -----------------------------------------------------------------------------------
-
-PROGRAM = """
-import os, sys, torch
-torch.set_num_threads(1)
-from savepoint.storage import CheckpointManager
-directory, keep_last, parent = sys.argv[1], int(sys.argv[2]), os.getppid()
-sys.stdout.write("ready\\n"); sys.stdout.flush()
-for line in sys.stdin:  # each line: go on in a child that will be killed
-    pid = os.fork()
-    if pid == 0:
-        model = torch.nn.Linear(64, 64)
-        optimizer = torch.optim.AdamW(model.parameters())
-        manager = CheckpointManager(directory, keep_last=keep_last, keep_every=10)
-        found = manager.load_latest(model=model, optimizer=optimizer)
-        epoch = found["epoch"] + 1 if found else 1
-        os.write(1, b"started\\n")
-        while True:
-            for parameter in model.parameters():
-                parameter.grad = torch.ones_like(parameter)
-            optimizer.step()
-            path = manager.save(model=model, optimizer=optimizer, scheduler=None, epoch=epoch,
-                                loss=0.0, metric=1 / epoch)
-            os.write(1, f"saved {epoch}\\n".encode())
-            epoch += 1
-    sys.stdout.write(f"{pid}\\n"); sys.stdout.flush()
-    os.waitpid(pid, 0)
-    sys.stdout.write("dead\\n"); sys.stdout.flush()
-"""
+# ---- the workbench's disk --------------------------------------------------------------------
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no file-size limit")

@@ -133,6 +133,9 @@ class CheckpointManager:
             new_best = _better(metric, old_metric, self.mode)
 
         try:
+            # What a killed save left would take the room that this one needs.
+            full_temp.unlink(missing_ok=True)
+            best_temp.unlink(missing_ok=True)
             # Both files are safe before either gets its name: a save succeeds or fails as a whole.
             save_checkpoint(
                 full_temp,
