@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, DistributedSampler, Sampler
 from workbench import MLP, batches, digits, evaluate, fingerprint, train_step
-from workbench.figures import BROKEN, HEALTHY, STYLES, YOURS, figure, show, table
+from workbench.figures import HEALTHY, STYLES, YOURS, figure, show, table
 from workbench.moments import Moment, seed_generators
 from workbench.samples import counted, repeated_and_never, strips
 from workbench.training import augment
@@ -164,10 +164,13 @@ table(
 
 
 # %%
-def rate_figure(shown):
-    """Learning rate against epoch; an epoch that was trained twice has two marks."""
+def rate_figure(shown, kills, styles=STYLES):
+    """Learning rate against epoch; an epoch that was trained twice has two marks.
+
+    ``kills``: how many epochs were done at each kill, fractions of one included.
+    """
     fig, ax = figure(size=(9, 4.6))
-    for (name, log), style, mark in zip(shown.items(), STYLES, "osD^vP*", strict=False):
+    for (name, log), style, mark in zip(shown.items(), styles, "osD^vP*", strict=False):
         ax.plot(
             [epoch for epoch, _ in log],
             [lr for _, lr in log],
@@ -176,22 +179,25 @@ def rate_figure(shown):
             label=name,
             **style,
         )
-    for kill in (2, 4, 6):
-        ax.axvline(kill + 0.5, color="#666666", linewidth=0.8)
-    ax.set(xlabel="epoch", ylabel="learning rate", xticks=range(EPOCHS), ylim=(-0.004, 0.108))
-    ax.legend(frameon=False, fontsize=8.5)
+    for kill in kills:
+        ax.axvline(kill - 0.5, color="#666666", linewidth=0.8)
+    ax.text(min(kills) - 0.45, -0.002, "killed", fontsize=8.5, color="#444444")
+    ax.set(xlabel="epoch", ylabel="learning rate", xticks=range(EPOCHS))
+    ax.set(xlim=(-0.6, EPOCHS - 0.4), ylim=(-0.004, 0.112))
+    ax.legend(frameon=False, fontsize=8.5, loc="upper right")
     last = "; ".join(f"{name} {log[-1][1]:.4f}" for name, log in shown.items())
     pairs = [(name, epoch, lr) for name, log in shown.items() for epoch, lr in log]
     return show(
         fig,
-        f"Learning rate against epoch, kills marked by lines. Rate of the last epoch: {last}.",
+        f"Learning rate against epoch, {len(kills)} kills marked by lines. Rate of the last epoch: "
+        f"{last}.",
         dict(zip(("run", "epoch", "learning rate"), zip(*pairs, strict=True), strict=True)),
     )
 
 
 curves = {name: [(epoch, lr) for epoch, lr, _ in log] for name, (_, log) in runs.items()}
 del curves["killed once, right"]  # it lies on "never killed"
-rate_figure(curves)
+rate_figure(curves, kills=[3, 5, 7])
 
 # %% [markdown]
 # - **Starts at epoch:** the schedule runs *ahead* of the epochs, one more with each kill. Killed three times,
@@ -279,8 +285,9 @@ ax.plot(
     lost, [val[e] for e in lost], "X", color="#D55E00", ms=10, label="overwritten after the resume"
 )
 ax.axvline(cut + 0.5, color="#666666", linewidth=0.8)
-ax.set(xlabel="epoch", ylabel="validation loss", ylim=(0.9 * min(val), val[0]))
-ax.legend(frameon=False)
+ax.text(cut + 0.55, 0.9 * val[0], "killed", fontsize=8.5, color="#444444")
+ax.set(xlabel="epoch", ylabel="validation loss", ylim=(0.9 * min(val), 1.05 * val[0]))
+ax.legend(frameon=False, loc="upper center")
 show(
     fig,
     f"Validation loss of {len(val)} epochs; best {kept:.4f} in epoch {cut}, then killed. The file was "
@@ -370,7 +377,7 @@ torch.manual_seed(0)  # the state of the epoch's *start*
 rests["same shuffle, skips 10 batches"] = flat(list(loader())[DONE:])
 
 counts = {name: counted(trained + rest, LENGTH) for name, rest in rests.items()}
-strips(counts, order, len(trained))
+strips(counts, order, {name: [len(trained)] for name in counts})
 
 # %%
 table(
@@ -416,7 +423,7 @@ worlds = {
     f"3 ranks, {done} samples done in all": rest + rest[: -len(rest) % 3],
 }
 world_counts = {name: counted(trained_by_4 + more, LENGTH) for name, more in worlds.items()}
-strips(world_counts, share(1, 0), done)
+strips(world_counts, share(1, 0), {name: [done] for name in world_counts})
 
 # %% [markdown]
 # Batches per rank mean something else on another number of ranks; *samples over all ranks* mean the same.
@@ -608,7 +615,8 @@ if replayed:
         "never killed": curves["never killed"],
         "killed 6 times, resumed by savepoint": yours["killed"],
     }
-rate_figure(compared) if replayed else None
+epochs_done = [kill / STEPS for kill in KILLS]
+rate_figure(compared, epochs_done, (HEALTHY, YOURS)) if replayed else None
 
 # %%
 table(
@@ -625,14 +633,14 @@ table(
 passes = replay("off_by_one_replay.samples", length=LENGTH)
 if passes:
     passes = passes["passes"]
-    places = {}  # each way has its own order: what was trained before the kill comes first
+    places, cuts = {}, {}  # each way has its own order: what was trained before the kill comes first
     for name, (*early, last) in passes.items():
         seen = [sample for part in early for sample in part]
         own = seen + [sample for sample in range(LENGTH) if sample not in set(seen)]
         found = counted(seen + last, LENGTH)
         places[name] = [found[sample] for sample in own]
-    cuts = {sum(map(len, parts[:-1])) for parts in passes.values()}
-strips(places, range(LENGTH), min(cuts)) if passes else None
+        cuts[name] = np.cumsum([len(part) for part in early]).tolist()
+strips(places, range(LENGTH), cuts) if passes else None
 
 # %% [markdown]
 # ## 9. Myth against measurement
@@ -687,8 +695,8 @@ table(
 #
 # How others resume, in a small run with dropout, AdamW and shuffling: final weights against the uninterrupted run's,
 # by hash. Measured by the course's authors (torch 2.13.0 on a CPU; lightning 2.6.6, accelerate 1.15.0, transformers
-# 5.23.0, torchdata 0.11.0, ignite 0.5.5); `python tests/peers_resume.py` in the course's repository measures
-# again what is installed:
+# 5.23.0, torchdata 0.11.0, ignite 0.5.5). To measure again, in a checkout of the course's repository:
+# `pip install ".[peers]"`, then `python tests/peers_resume.py`; the course itself needs none of them.
 #
 # | | at an epoch boundary | mid-epoch (after 25 of 40 steps) |
 # |---|---|---|

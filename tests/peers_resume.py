@@ -6,7 +6,7 @@
 Each setup trains the same small run (batch norm, dropout, AdamW, cosine, shuffled; 4 epochs of 40
 steps) three times: uninterrupted; killed after an epoch; killed in the middle of one. A killed run
 is resumed in a new process. What is compared are the final weights, by hash, and the samples.
-The packages: pip install lightning accelerate transformers torchdata pytorch-ignite
+The packages: pip install ".[peers]", best in an environment of its own.
 """
 
 from __future__ import annotations

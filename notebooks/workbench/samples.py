@@ -11,7 +11,7 @@ from workbench.figures import Shown, figure, show
 # 0, 1, 2 or more times: a colour and a pattern each, so that neither is needed alone.
 LOOKS = (
     ("never", {"facecolor": "white", "edgecolor": "#D55E00", "hatch": "/////"}),
-    ("once", {"facecolor": "#CFE6F3", "edgecolor": "#CFE6F3", "hatch": ""}),
+    ("once", {"facecolor": "#CFE6F3", "edgecolor": "#7FB4D6", "hatch": ""}),
     ("twice", {"facecolor": "#E69F00", "edgecolor": "#000000", "hatch": "xxxxx"}),
 )
 
@@ -29,19 +29,22 @@ def repeated_and_never(counts: Sequence[int]) -> tuple[int, int]:
     return sum(count > 1 for count in counts), sum(count == 0 for count in counts)
 
 
-def strips(rows: Mapping[str, Sequence[int]], order: Sequence[int], cut: int) -> Shown:
+def strips(
+    rows: Mapping[str, Sequence[int]], order: Sequence[int], kills: Mapping[str, Sequence[int]]
+) -> Shown:
     """A strip for each way to resume: one box a sample, marked by how often it was trained on.
 
     ``rows`` maps a name to the counts of an epoch. The boxes stand in ``order``, the killed
-    process's; it was killed after ``cut`` of them.
+    process's. ``kills`` has, for each name, after how many of them that process was killed.
     """
     fig, ax = figure(size=(9.5, 0.62 * len(rows) + 1.0))
-    for row, counts in enumerate(rows.values()):
+    for row, (name, counts) in enumerate(rows.items()):
         for place, sample in enumerate(order):
             look = LOOKS[min(counts[sample], 2)][1]
-            ax.bar(place, 0.7, width=0.86, bottom=row - 0.35, align="edge", linewidth=0.5, **look)
-    ax.axvline(cut - 0.07, color="#000000", linewidth=1.5)
-    ax.text(cut, -0.5, " killed here", va="bottom", ha="left")
+            ax.bar(place, 0.7, width=1.0, bottom=row - 0.35, align="edge", linewidth=0.5, **look)
+        for kill in kills[name]:
+            ax.plot([kill, kill], [row - 0.5, row + 0.5], color="#000000", linewidth=2.0)
+    ax.text(min(kills[next(iter(rows))]), -0.5, "killed here", va="bottom", ha="center")
     ax.set(xlim=(0, len(order)), ylim=(len(rows) - 0.5, -0.9), yticks=range(len(rows)))
     ax.set_yticklabels(list(rows))
     ax.set_xlabel("samples of the epoch, in the order in which the killed process had them")
@@ -51,9 +54,10 @@ def strips(rows: Mapping[str, Sequence[int]], order: Sequence[int], cut: int) ->
     fig.legend(handles=patches, loc="outside upper right", ncols=3, frameon=False)
     found = {name: repeated_and_never(counts) for name, counts in rows.items()}
     alt = (
-        f"One strip of {len(order)} boxes for each way to resume after {cut} samples. "
+        f"One strip of {len(order)} boxes for each way to resume. "
         + " ".join(
-            f"{name}: {again} trained twice, {never} never."
+            f"{name}, killed after {' and '.join(map(str, kills[name]))} samples: {again} trained "
+            f"twice, {never} never."
             for name, (again, never) in found.items()
         )
     )
