@@ -16,7 +16,10 @@ def card(incident: str) -> Shown:
     rows = [
         ("your time", f"{found.minutes} minutes"),
         ("machine time", f"under {found.seconds} s on two CPU cores; no GPU needed"),
-        ("you write", ", ".join(f"savepoint/{module}.py" for module in found.modules)),
+        (
+            "you write",
+            ", ".join(f"savepoint/{module}.py" for module in found.modules) or "nothing new",
+        ),
         ("points", points if automatic else "none: this one is practice"),
     ]
     return table(["this notebook", ""], rows)
@@ -41,7 +44,8 @@ def tasks(incident: str) -> Shown:
 
 def progress() -> Shown:
     """Where each notebook stands: what was checked, as long as your files are still the same."""
-    chapters = remembered.standings(paths.package_root())
+    root = paths.package_root()
+    chapters = remembered.standings(root)
     rows = [
         (
             chapter.incident.notebook,
@@ -54,4 +58,5 @@ def progress() -> Shown:
         for chapter in chapters
     ]
     header = ["notebook", "progress", "checks passed", "points", "time left", "to check again"]
-    return table(header, rows)
+    note = "" if remembered.is_copy(root) else "Nothing is remembered here: no learner's copy."
+    return table(header, rows, caption=note)

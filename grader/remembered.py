@@ -46,7 +46,8 @@ def digest(incident: Incident, root: Path) -> str:
     """SHA-256 of what a verdict on this incident depends on, as it is on disk now."""
     package = root / "savepoint"
     seen: dict[str, bytes] = {}
-    waiting = ["__init__", *incident.modules]
+    # An incident without modules of its own, the lab, runs the whole package.
+    waiting = ["__init__", *(incident.modules or sorted(p.stem for p in package.glob("*.py")))]
     while waiting:
         name = waiting.pop()
         if name in seen:

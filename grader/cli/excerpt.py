@@ -64,7 +64,8 @@ class Module:
     def head(self, node: Definition) -> list[str]:
         """A definition's decorators and signature, without its docstring."""
         start = min([node.lineno, *(d.lineno for d in node.decorator_list)])
-        return self.lines[start - 1 : node.body[0].lineno - 1]
+        lines = self.lines[start - 1 : node.body[0].lineno - 1]
+        return [line for line in lines if not BEGIN.match(line)]
 
 
 def of(check: Check) -> str:

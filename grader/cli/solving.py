@@ -24,6 +24,10 @@ def show(check_id: str, *, anyway: bool) -> bool:
         say(f"To read the reference's code all the same: course solution {check.id} --anyway")
         return False
     code = excerpt.of(check)
+    if not code:
+        notebook = registry.incidents()[check.incident].notebook
+        say(f"{check.id} asks for nothing in savepoint/; solutions/{notebook}.ipynb shows it done.")
+        return True
     if coloured():
         from rich.console import Console
         from rich.syntax import Syntax
