@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from grader.checks.seed_gaps import SLOW, cause_of, told_names
+from grader.checks.seed_gaps_workers import beside_workers
 from grader.evidence import Raw, Tensors, differing
 from grader.judge import Trial, Wrong, decides
 
@@ -89,7 +90,7 @@ def untouched(trial: Trial) -> str:
             "num_workers": workers,
             "epochs": 2,
         }
-        came = trial.probe("seed_gaps.untouched", args, seconds=SLOW).tensors
+        came = beside_workers(trial, "seed_gaps.untouched", args).tensors
         truth = trial.trusted("seed_gaps.without_a_loader", args).tensors
         if bad := differing(truth, came):
             _told_where(truth, came, bad[0].rsplit("/", 1)[0], workers)

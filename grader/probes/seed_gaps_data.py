@@ -89,7 +89,7 @@ class Objects(Drawing):
         super().__init__(length)
         self.python = random.Random(seed)
         self.numpy = np.random.default_rng(seed)
-        if with_torch:  # it cannot be pickled, so it rules spawn out
+        if with_torch:  # a spawned worker cannot rebuild it: the loader crashes
             self.torch = torch.Generator().manual_seed(seed)
 
     def draws(self) -> dict[str, float]:

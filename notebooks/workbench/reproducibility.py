@@ -42,11 +42,13 @@ def assert_reproducible(target: str, *, timeout: float = 600) -> None:
         finally:
             for process in processes:
                 process.kill()
+                process.wait()
         first, second = (json.loads(file.read_text(encoding="utf-8")) for file in files)
 
     for step, (a, b) in enumerate(zip_longest(first["losses"], second["losses"])):
         assert a == b, f"{target}: two runs part at step {step}: loss {_shown(a)} and {_shown(b)}"
-    changed = [name for name, bits in first["tensors"].items() if second["tensors"][name] != bits]
+    one, other = first["tensors"], second["tensors"]
+    changed = [name for name in one | other if one.get(name) != other.get(name)]
     assert not changed, f"{target}: the losses agree and these tensors do not: {changed}"
 
 
