@@ -2,6 +2,10 @@
 PYTHON ?= python3
 # Pinned here, where the environment is made; the package itself accepts any torch from 2.6 up.
 TORCH ?= torch==2.13.0
+# An empty one in the environment would let pip choose: the newest, with gigabytes of CUDA.
+ifeq ($(strip $(TORCH)),)
+override TORCH := torch==2.13.0
+endif
 # A machine without an NVIDIA GPU on Linux: make lab TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 BIN := .venv/bin

@@ -83,6 +83,17 @@ def optimizer(truth: Tensors, got: Tensors) -> tuple[str, str] | None:
     return said + f" Other than before: {names(sorted(bad))}.", "optimizer_partly"
 
 
+def group_keys(truth: dict[str, Any], facts: dict[str, Any]) -> tuple[str, str] | None:
+    scales = facts.get("grad_scale")
+    if not scales or scales == truth["grad_scale"]:
+        return None
+    return (
+        "Each of the optimizer's param_groups had a key of the caller's own, \"grad_scale\": "
+        f"{truth['grad_scale'][0]}; after the load it is {scales[0]}.",
+        "optimizer_partly",
+    )
+
+
 def extras(truth: Tensors, got: Tensors) -> tuple[str, str] | None:
     bad = differing(truth.under("loaded/extra"), got.under("loaded/extra"))
     if bad:

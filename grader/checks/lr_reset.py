@@ -23,7 +23,12 @@ from grader.checks.resumed import (
 from grader.evidence import differing, names
 from grader.judge import Trial, Wrong, decides
 
-MISFITS = ("without a layer's weight", "of another shape")
+MISFITS = (
+    "without a layer's weight",
+    "with a layer too many",
+    "of another shape",
+    "of a shape that broadcasts",
+)
 SCHEDULES = ("step", "cosine", "exponential", "onecycle", "plateau")
 
 
@@ -187,7 +192,15 @@ def incomplete_file(trial: Trial) -> str:
         call = "load_checkpoint(path, model=…" + "".join(f", {p}=…" for p in parts) + ")"
         if how in MISFITS:
             if not came["raised"]:
-                raise Wrong(f"{case}: {call} returned. The model's names are strict.", "strict")
+                raise Wrong(
+                    f"{case}: {call} returned. The model's names and shapes are strict.", "strict"
+                )
+            if "RuntimeError" not in came["bases"]:
+                raise Wrong(
+                    f"{case}: expected torch's own RuntimeError; came {came['raised']}: "
+                    f"{came['text']}",
+                    "strict",
+                )
         elif needed:
             require_refusal(case, call, key, came, bool(differing(fresh, state)))
         elif came["raised"]:

@@ -70,17 +70,50 @@ def fine_print(trial: Trial) -> str:
     if "FileNotFoundError" not in absent.facts.get("bases", []):
         came = absent.facts["raised"] or "nothing was raised"
         raise Wrong(f"There is no such file: expected FileNotFoundError; {came}.", "no_such_file")
+    _reload(trial)
     return "Nothing else is returned, changed or demanded."
 
 
+def _reload(trial: Trial) -> None:
+    """A file that another has replaced is another file."""
+    spec, files, truths = MOMENTUM, {}, []
+    for epoch, name in enumerate(("first", "second"), start=4):
+        start = {"spec": spec, "seed": trial.draw_seed(), "epoch": epoch, "loss": (0.5).hex()}
+        file = written(trial.probe("lr_reset.save", start, tensors=draw_batches(trial, 3)))
+        files[f"{name}.pt"] = file
+        truths.append(opened(trial, file).tensors.under("model"))
+    args = {"spec": spec, "other_seed": trial.draw_seed()}
+    came = trial.probe("lr_reset_files.reload", args, files=files)
+    second = came.tensors.under("second")
+    if came.facts["second"] != 5 or differing(truths[1], second):
+        raise Wrong(
+            "Loaded checkpoint.pt, replaced it by another checkpoint, loaded it again in the same "
+            f"process: expected epoch 5 and its weights; got epoch {came.facts['second']}"
+            + ("." if differing(truths[0], second) else ", with the first file's weights."),
+            "stale",
+        )
+
+
 def _returns_and_modes(trial: Trial) -> None:
-    spec = MOMENTUM | {"schedule": "step"}
+    spec = MOMENTUM | {"schedule": "sized"}
     experiment = Experiment(trial, spec, eval=True, resave=True)
+    if "scheduler_state_dict" in (experiment.inside.facts["none"] or []):
+        raise Wrong(
+            "Saved with a scheduler whose len() is 0: the file says None, as if there were none.",
+            "extra_none",
+        )
     facts = experiment.resumed.facts
     if facts["training"]:
         raise Wrong("The model was in eval mode before the load, and in train mode after.", "mode")
     require_returned(experiment)
     experiment.require_same()
+    truth, got = experiment.truth.tensors.under("end"), experiment.resumed.tensors.under("end")
+    if bad := differing(truth, got):
+        raise Wrong(
+            "All weights agree. The scheduler draws random numbers while it loads, and at the end "
+            f"these generators stand elsewhere: {names(bad)}.",
+            "rng_not_last",
+        )
     again = opened(trial, written(experiment.resumed))
     if differing(experiment.inside.tensors, again.tensors):
         raise Wrong("Loaded, and saved to the same path at once: another file.", "resave")
@@ -106,6 +139,13 @@ def elsewhere(trial: Trial) -> str:
             "map_location",
         )
     loaded = trial.evidence(report)
+    returned = loaded.facts["returned"]
+    if (returned.get("epoch"), returned.get("loss")) != (0, (0.0).hex()):
+        raise Wrong(
+            f"Saved with epoch=0 and loss=0.0; load_checkpoint returned {returned.get('epoch')} "
+            f"and {returned.get('loss')}.",
+            "too_strict" if returned["type"] == "dict" else "returns",
+        )
     if loaded.files.get("checkpoint.pt") != moved.files["checkpoint.pt"]:
         raise Wrong("After load_checkpoint the file is gone or another one.", "file_changed")
     asked = trial.probe("lr_reset_files.locate", again, files={"checkpoint.pt": file})
@@ -128,7 +168,7 @@ def extra_state(trial: Trial) -> str:
     experiment = Experiment(trial, spec)
     require_opens(experiment.inside.facts)
     truth, got = experiment.truth.tensors, experiment.resumed.tensors
-    saved = "Saved with ema=…, average=…, scaler=<disabled>, sampler=None."
+    saved = "Saved with ema=…, average=<its len() is 0>, scaler=<disabled>, sampler=None."
     if bad := differing(truth.under("loaded/extra"), got.under("loaded/extra")):
         raise Wrong(f"{saved} Another state after the load: {names(bad)}.", "extra")
     keys = experiment.inside.facts["keys"] or []

@@ -115,6 +115,7 @@ class Experiment:
             or diagnose.links(facts)
             or diagnose.rates(self.truth.facts, facts)
             or diagnose.optimizer(truth, got)
+            or diagnose.group_keys(self.truth.facts, facts)
             or diagnose.extras(truth, got)
             or diagnose.generators(truth, got)
             or diagnose.later_rates(self.truth.facts, facts)
@@ -188,6 +189,11 @@ def require_refusal(case: str, call: str, key: str, came: dict[str, Any], change
     if "CheckpointError" not in came["bases"]:
         raise Wrong(
             f"{case}: expected a CheckpointError; came {came['raised']}: {came['text']}",
+            "wrong_exception",
+        )
+    if "RuntimeError" not in came["bases"]:
+        raise Wrong(
+            f"{case}: CheckpointError was raised, and it is no RuntimeError any more.",
             "wrong_exception",
         )
     # "scheduler" names it as well as "scheduler_state_dict" does.

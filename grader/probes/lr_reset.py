@@ -39,13 +39,21 @@ class Ema:
         self.average = 0.9 * self.average + 0.1 * loss
         self.updates += 1
 
+    # The names in its state are not its attributes'.
     def state_dict(self) -> dict[str, Any]:
-        return {"average": self.average, "updates": self.updates}
+        return {"mean": self.average, "n": self.updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self.greedy:
             random.random(), np.random.rand(), torch.rand(1)
-        self.average, self.updates = state["average"].clone(), state["updates"]
+        self.average, self.updates = state["mean"].clone(), state["n"]
+
+
+class SizedEma(Ema):
+    """An extra that is false where a truth value is asked for: only None means none."""
+
+    def __len__(self) -> int:
+        return 0
 
 
 class Disabled:
@@ -64,7 +72,7 @@ def _extras(spec: dict[str, Any], value: float) -> dict[str, Any]:
         return {}
     return {
         "ema": Ema(value, greedy=True),
-        "average": Ema(value / 2),
+        "average": SizedEma(value / 2),
         "scaler": Disabled(),
         "sampler": None,
     }
@@ -159,7 +167,7 @@ def resume(context: Context):
         "training": run.model.training,
         "linked": _linked(run),
         "requires_grad": [p.requires_grad for p in run.model.parameters()],
-        "lr_after_load": [group["lr"] for group in run.optimizer.param_groups],
+        "grad_scale": [group.get("grad_scale") for group in run.optimizer.param_groups],
     }
     tensors = _after_load(run, extras)
     if not any(facts["requires_grad"]):
@@ -202,7 +210,8 @@ def uninterrupted(context: Context):
     run.lrs.clear()
     set_mode(run.model, not context.args.get("eval"))
     tensors |= _train_on(run, extras, context.tensors["x2"], context.tensors["y2"])
-    return {"lrs": run.lrs}, tensors
+    scales = [group["grad_scale"] for group in run.optimizer.param_groups]
+    return {"lrs": run.lrs, "grad_scale": scales}, tensors
 
 
 @probe

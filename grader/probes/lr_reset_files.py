@@ -26,8 +26,12 @@ def make_incomplete(context: Context):
             variant[key] = None
         elif how == "without a layer's weight":
             variant[key] = {k: v for k, v in saved[key].items() if k != "layers.4.weight"}
+        elif how == "with a layer too many":
+            variant[key] = saved[key] | {"layers.40.weight": torch.zeros(2, 2)}
         elif how == "of another shape":
             variant[key] = saved[key] | {"layers.4.weight": torch.zeros(2, 2)}
+        elif how == "of a shape that broadcasts":
+            variant[key] = saved[key] | {"layers.4.weight": saved[key]["layers.4.weight"][:1]}
         torch.save(variant, f"{name}.pt")
     Path("checkpoint.pt").unlink()
     return {}
@@ -157,6 +161,24 @@ def locate(context: Context):
     )
     draws = {f"draws/{name}": draw for name, draw in generator_draws().items()}
     return {"asked": len(asked)}, model_tensors(run.model, "model") | draws
+
+
+@probe
+def reload(context: Context):
+    """(B) Load a file, let another take its place, load again: what came each time."""
+    module = context.module("checkpoint")
+    facts: dict[str, Any] = {}
+    tensors: dict[str, Tensor] = {}
+    for name in ("first", "second"):
+        Path("checkpoint.pt").write_bytes(Path(f"{name}.pt").read_bytes())
+        run = build(context.args["spec"], context.args["other_seed"])
+        said = 'load_checkpoint("checkpoint.pt", model=…)'
+        returned = context.call(
+            module, "load_checkpoint", "checkpoint.pt", model=run.model, said=said
+        )
+        facts[name] = returned.get("epoch") if isinstance(returned, dict) else None
+        tensors |= model_tensors(run.model, name)
+    return facts, tensors
 
 
 @probe

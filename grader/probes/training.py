@@ -39,6 +39,17 @@ class Stack(nn.Module):
         return self.layers(x)
 
 
+class SizedStepLR(torch.optim.lr_scheduler.StepLR):
+    """A schedule that is false where a truth value is asked for, and draws while it loads."""
+
+    def __len__(self) -> int:
+        return 0
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        random.random(), np.random.randn(), torch.rand(1)
+        super().load_state_dict(state_dict)
+
+
 @dataclass
 class Run:
     """The objects of a run, and what was recorded of it."""
@@ -69,6 +80,9 @@ def build(spec: dict[str, Any], seed: int, *, other: bool = False) -> Run:
         {"params": parameters[:7], "lr": spec["lr"] * scale, "weight_decay": 0.01},
         {"params": parameters[7:], "lr": spec["lr"] * scale * 0.5},
     ]
+    for group in groups:
+        # A key of the caller's own, as layer-wise schemes put there: part of the group's state.
+        group["grad_scale"] = 1.0 if scale != 1 else 0.5
     if spec["optimizer"] == "sgd":
         momentum = spec.get("momentum", 0.9) * (0.5 if other and scale != 1 else 1.0)
         optimizer: Optimizer = torch.optim.SGD(groups, lr=spec["lr"], momentum=momentum)
@@ -91,6 +105,8 @@ def _schedule(spec: dict[str, Any], optimizer: Optimizer) -> Any:
         return torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.9)
     if schedule == "lambda":  # reads its own base_lrs, unlike those that go on from the last rate
         return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.9**step)
+    if schedule == "sized":
+        return SizedStepLR(optimizer, step_size=3, gamma=0.6)
     if schedule == "plateau":
         return torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=1, factor=0.7)
     if schedule == "onecycle":
@@ -131,6 +147,10 @@ def train(run: Run, x: Tensor, y: Tensor, *, label: str = "", snapshots: bool = 
         run.optimizer.zero_grad()
         loss = F.cross_entropy(run.model(inputs), labels)
         loss.backward()
+        for group in run.optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.grad.mul_(group.get("grad_scale", 1.0))
         run.lrs.append([group["lr"] for group in run.optimizer.param_groups])
         run.optimizer.step()
         if isinstance(run.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
