@@ -33,7 +33,7 @@ class GraderFault(Exception):
 @dataclass(frozen=True)
 class Report:
     """How one rank of a probe ended, and what it left. ``outcome`` is one of "ok", "raised",
-    "exited", "timed out", "too much output"."""
+    "exited", "timed out", "too much output", "out of memory"."""
 
     outcome: str
     stage: str
@@ -52,17 +52,25 @@ class Runner(Protocol):
     def close(self) -> None: ...
 
 
+def server_command(*options: str) -> list[str]:
+    """How a server is started."""
+    # -P: the working directory may be a submission's, and must not shadow a module.
+    return [sys.executable, "-P", "-B", "-m", "grader.server", *options]
+
+
 class _Process:
     """A server process and a thread that reads its messages (select knows no pipes on Windows)."""
 
-    def __init__(self, *options: str, keep_output: bool = False) -> None:
+    def __init__(
+        self, *options: str, command: list[str] | None = None, pass_fds: tuple[int, ...] = ()
+    ) -> None:
         self.output, self.printed = b"", 0
         self.process = subprocess.Popen(
-            # -P: the working directory may be a submission's, and must not shadow a module.
-            [sys.executable, "-P", "-B", "-m", "grader.server", *options],
+            command or server_command(*options),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            pass_fds=pass_fds,
             # A session of its own: the kernel's Interrupt goes to the kernel's process group.
             start_new_session=True,
             env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
@@ -121,6 +129,16 @@ class _Process:
             stream.close()
 
 
+def reports(message: tuple[dict[str, Any], dict[str, bytes]]) -> list[Report]:
+    """The ranks' reports in a fork server's answer."""
+    header, blobs = message
+    files = {k.removeprefix("file/"): v for k, v in blobs.items() if k.startswith("file/")}
+    return [
+        _report(rank, blobs.get(f"tensors/{number}"), files, header["listing"])
+        for number, rank in enumerate(header["ranks"])
+    ]
+
+
 class ForkServer:
     """One warm server that forks a process for each probe: milliseconds."""
 
@@ -139,12 +157,7 @@ class ForkServer:
             self.close()
             self._server = _Process()
             raise GraderFault("the grader's server stopped answering and was started anew")
-        header, blobs_out = message
-        files = {k.removeprefix("file/"): v for k, v in blobs_out.items() if k.startswith("file/")}
-        return [
-            _report(rank, blobs_out.get(f"tensors/{number}"), files, header["listing"])
-            for number, rank in enumerate(header["ranks"])
-        ]
+        return reports(message)
 
     def close(self) -> None:
         self._server.close()

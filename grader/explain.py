@@ -22,6 +22,11 @@ def failure(report: Report) -> tuple[Status, str]:
             f"{during}: no end in sight, so the process was stopped.\n"
             "Look for a loop that never ends, or for a call that waits." + said,
         )
+    if report.outcome == "out of memory":
+        return (
+            Status.OUT_OF_MEMORY,
+            f"{during}: the processes that your code started wanted too much memory together.",
+        )
     if report.outcome == "too much output":
         return (
             Status.CRASHED,

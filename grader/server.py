@@ -2,6 +2,7 @@
 
     python -m grader.server             fork a process for each probe, until stdin ends
     python -m grader.server --single    be the process for one probe (where fork is not safe)
+    python -m grader.server --jailed    as the first, as process 1 of a jail (see jail.py)
 
 A fork costs milliseconds; importing torch and taking a first step costs seconds. The server runs
 no learner code itself, has one thread (forked children of a threaded process can hang), and ends
@@ -22,7 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from grader import wire
+from grader import jailed, wire
 
 MAX_OUTPUT = 16 << 20  # bytes a probe may print before it is stopped
 KEPT_OUTPUT = 4 << 10  # bytes of that which are kept, from the end
@@ -59,17 +60,24 @@ def warm() -> None:
         scheduler.step()
 
 
+JAILED = "--jailed" in sys.argv
+
+
 def serve() -> None:
     """Answer requests one after another until stdin ends."""
     requests, reports = _own_streams()
+    if JAILED:
+        jailed.bind_server()
     warm()
     prctl(PR_SET_DUMPABLE, 0)  # a probe must not write this process's memory through /proc
     prctl(PR_SET_CHILD_SUBREAPER, 1)  # what a probe leaves running becomes ours to kill
     wire.send(reports, {"ready": True, "pid": os.getpid()})
     while (message := wire.receive(requests)) is not None:
         header, blobs = message
-        header_out, blobs_out = _run(header, blobs)
+        header_out, blobs_out = _run(header, blobs, requests)
         wire.send(reports, header_out, blobs_out)
+    if JAILED:
+        os._exit(0)  # process 1: the jail is waited for
 
 
 def serve_single() -> None:
@@ -102,23 +110,31 @@ def _own_streams() -> tuple[Any, Any]:
 
 
 def _run(
-    header: dict[str, Any], blobs: dict[str, bytes]
+    header: dict[str, Any], blobs: dict[str, bytes], requests: Any
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Fork a process per rank, wait for them within the limits, collect what they left."""
     started = time.monotonic()
-    work = Path(tempfile.mkdtemp(prefix="probe-")).resolve()
+    places = [work := Path(tempfile.mkdtemp(prefix="probe-")).resolve()]
     try:
         fill(work, blobs)
         header = {**header, "cwd": str(work)}
+        if any(name.startswith("package/") for name in blobs):
+            # A jail has no directory of the submission's: the package comes with the request.
+            places.append(package := Path(tempfile.mkdtemp(prefix="package-")).resolve())
+            fill(package, blobs, "package/")
+            header["savepoint"] = str(package)
         ranks = [_Rank(header, blobs, rank) for rank in range(header.get("world_size", 1))]
-        _watch(ranks, deadline=started + header["seconds"])
+        _watch(ranks, started + header["seconds"], requests, header.get("total_memory"))
         for rank in ranks:
             rank.end()
         kill_descendants()
         files, listing = collect(work, header.get("max_files_bytes", 64 << 20))
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        for place in places:
+            shutil.rmtree(place, ignore_errors=True)
     reports: dict[str, Any] = {"ranks": [], "listing": listing}
+    if JAILED:
+        reports["clean"] = jailed.is_clean()
     for number, rank in enumerate(ranks):
         report, tensors = rank.report()
         reports["ranks"].append(report)
@@ -196,11 +212,17 @@ class _Rank:
         return report, tensors
 
 
-def _watch(ranks: list[_Rank], deadline: float) -> None:
+def _watch(ranks: list[_Rank], deadline: float, requests: Any, memory: int | None) -> None:
     """Read the ranks' pipes until all have ended, or the deadline stops them."""
     import select
 
+    watch = jailed.Watch(memory)
     while True:
+        if JAILED and select.select([requests], [], [], 0)[0]:
+            os._exit(0)  # nobody waits for this answer any more; the jail ends with us
+        if watch.over():
+            for rank in ranks:
+                rank.stop("out of memory")
         polled = [rank.poll() for rank in ranks]
         ended = all(polled)
         left = deadline - time.monotonic()
@@ -267,12 +289,17 @@ def _limit(header: dict[str, Any]) -> None:
         _, hard = resource.getrlimit(limit)
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(limit, (value, hard))
+    if JAILED:
+        jailed.bind_probe(header["seconds"])
     # Past its file-size limit a write should fail with EFBIG, as on a full disk, not kill.
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
 
 def kill_descendants() -> None:
     """Kill what outlived a probe. As a subreaper, the server has become its parent."""
+    if JAILED:
+        jailed.kill_all()
+        return
     children = Path(f"/proc/self/task/{os.getpid()}/children")
     for _ in range(50):
         with contextlib.suppress(ChildProcessError):
@@ -290,11 +317,11 @@ def kill_descendants() -> None:
         time.sleep(0.002)
 
 
-def fill(work: Path, blobs: dict[str, bytes]) -> None:
+def fill(work: Path, blobs: dict[str, bytes], prefix: str = "file/") -> None:
     """Write the request's ``file/<name>`` blobs into the probe's directory."""
     for name, data in blobs.items():
-        if name.startswith("file/"):
-            target = work / name.removeprefix("file/")
+        if name.startswith(prefix):
+            target = work / name.removeprefix(prefix)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(data)
 

@@ -1,0 +1,131 @@
+"""What the server does besides when it is process 1 of a jail: bounds, and a clean slate.
+
+As process 1 of its own process namespace it cannot be killed or stopped from inside, and
+``kill(-1)`` reaches everything else there is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from pathlib import Path
+
+PROCESSES = 256
+OPEN_FILES = 1024
+CLEAN_SECONDS = 5.0
+PLACES = ("/tmp", "/dev/shm")
+_PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+
+
+def bind_server() -> None:
+    """Limits on this process and all that it forks. Hard ones: nothing inside can lift them."""
+    import resource
+
+    if os.getpid() != 1:
+        raise SystemExit("--jailed is for process 1 of a jail")
+    limits = {
+        resource.RLIMIT_NPROC: PROCESSES,
+        resource.RLIMIT_NOFILE: OPEN_FILES,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_MEMLOCK: 64 << 10,
+        # Message queues outlive their makers.
+        resource.RLIMIT_MSGQUEUE: 0,
+    }
+    for limit, value in limits.items():
+        hard = resource.getrlimit(limit)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(limit, (value, value))
+
+
+def bind_probe(seconds: float) -> None:
+    """In a probe: what its server may do and it may not."""
+    import resource
+
+    # The processor's seconds bound what a wall clock cannot see: many processes at once.
+    allowed = int(seconds) * 4 + 5
+    resource.setrlimit(resource.RLIMIT_CPU, (allowed, allowed))
+    for limit in (resource.RLIMIT_AS, resource.RLIMIT_FSIZE):
+        soft = resource.getrlimit(limit)[0]
+        resource.setrlimit(limit, (soft, soft))
+    # Where the kernel must choose whom to kill, it is the probe, not its server.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def kill_all() -> None:
+    """Kill everything else in this process namespace, and wait until it has gone."""
+    if os.getpid() != 1:
+        return
+    until = time.monotonic() + CLEAN_SECONDS
+    while time.monotonic() < until:
+        try:
+            os.kill(-1, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        time.sleep(0.001)
+
+
+def is_clean() -> bool:
+    """Remove what a probe left behind. False where that fails or takes too long: start anew."""
+    try:
+        left = [p for p in Path("/proc").iterdir() if p.name.isdecimal() and p.name != "1"]
+    except OSError:
+        return False
+    until = time.monotonic() + CLEAN_SECONDS
+    return not left and all(_empty(Path(place), until, depth=0) for place in PLACES)
+
+
+def _empty(folder: Path, until: float, depth: int) -> bool:
+    """Empty a directory without following a link; give up on one that is very deep."""
+    if depth > 100:
+        return False
+    try:
+        for path in folder.iterdir():
+            if time.monotonic() > until:
+                return False
+            if path.is_dir() and not path.is_symlink():
+                path.chmod(0o700)
+                if not _empty(path, until, depth + 1):
+                    return False
+                path.rmdir()
+            else:
+                path.unlink()
+    except OSError:
+        return False
+    return True
+
+
+class Watch:
+    """Adds up what the jail's processes hold, where no control group does."""
+
+    def __init__(self, budget: int | None) -> None:
+        self.budget, self._next = budget, 0.0
+
+    def over(self) -> bool:
+        """Whether they hold more than the budget; looks four times a second."""
+        if self.budget is None or time.monotonic() < self._next:
+            return False
+        self._next = time.monotonic() + 0.25
+        return _held() > self.budget
+
+
+def _held() -> int:
+    """Bytes that belong to one process each, of all processes but this."""
+    total = 0
+    for process in Path("/proc").iterdir():
+        if not process.name.isdecimal() or process.name == "1":
+            continue
+        try:
+            lines = (process / "smaps_rollup").read_text().splitlines()
+            kilobytes = [int(x.split()[1]) for x in lines if x.startswith(("Private_", "Swap:"))]
+            total += sum(kilobytes) << 10
+        except (OSError, ValueError, IndexError):
+            # Gone, or it hides: then all that it maps counts.
+            with contextlib.suppress(OSError, ValueError):
+                total += int((process / "statm").read_text().split()[1]) * _PAGE
+    return total
