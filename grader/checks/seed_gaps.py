@@ -212,6 +212,11 @@ def _pairs(rng: np.random.Generator) -> dict[str, Pair]:
         "1e-13 against 2e-13": (put(1e-13), put(2e-13), "lists", k, "tolerance"),
         "2**24 against 2**24 + 1": (put(2.0**24), put(2.0**24 + 1), "lists", k, "tolerance"),
         "whole numbers": ([1, 2, 3], [1, 2, 4], "ints", 2, "tolerance"),
+        "2**53 against 2**53 + 1, as ints": ([0, 0, 0], [0, 0, 1], "big ints", 2, "tolerance"),
+        "3 against 3.0": ([1, 2, 3], [1, 2, 3], "ints and floats", None, "same_number"),
+        "the same numbers, two of them swapped": (
+            base, [*base[:k], base[k + 1], base[k], *base[k + 2 :]], "lists", k, "position",
+        ),
         "NaN in both": (put(nan), put(nan), "lists", None, "nan"),
         "NaN in both, and a later difference": (
             put(nan, 1), [base[0], nan, *base[2:k], 9.0, *base[k + 1 :]], "lists", k, "nan",

@@ -21,7 +21,7 @@ def order(trial: Trial) -> str:
     here = {"untold": [seed, [None]], "told": [seed, plan]}
     got = _orders(trial, args | {"loaders": here | {n: [s, [0, 1]] for n, s in seeds.items()}})
     # A fresh process, whose global generators stand elsewhere, and a loader that begins at 5.
-    there = {"anew": [seed, [0]], "late": [seed, [5, 1]]}
+    there = {"anew": [seed, [0]], "late": [seed, [5, 1]], "resized": [seed, [0]]}
     got |= {f"fresh {n}": t for n, t in _orders(trial, args | {"loaders": there}).items()}
     del got["told/2"]
     for raw in got.values():
@@ -31,6 +31,8 @@ def order(trial: Trial) -> str:
                 f"{length} samples, one epoch: {len(came)} came, {len(set(came))} different ones.",
                 "permutation",
             )
+        if came == list(range(length)):
+            raise Wrong(f"An epoch of {length} samples came in the dataset's order.", "unshuffled")
     loader = f"seeded_loader(dataset, seed={seed})"
     _require_equal(got, "told/0", "fresh anew/0", f"{loader}, epoch 0, in two processes", "shared")
     epochs = {0: "told/0", 1: "told/1", 2: "told/3", 5: "told/4"}
@@ -50,6 +52,7 @@ def order(trial: Trial) -> str:
         ("told/1", "fresh late/1", "epoch 1, after epoch 0 and after epoch 5", "history"),
         ("told/4", "told/5", "set_epoch(5), iterated twice", "stays"),
         ("told/4", "told/6", "set_epoch(5), twice", "history"),
+        ("told/0", "fresh resized/0", "with another batch_size", "batch_size"),
         ("untold/0", "told/0", "before any set_epoch, and after set_epoch(0)", "before_first"),
     ):
         _require_equal(got, one, two, f"{loader}, {said}", cause)
@@ -128,6 +131,12 @@ def fine_print(trial: Trial) -> str:
             f"{length} samples, batch_size={batch}, drop_last=True, collate_fn=sum: expected "
             f"{length // batch} sums; {facts['batches']} batches came"
             + ("." if facts["collated"] else ", and they are no sums."),
+            "handed_on",
+        )
+    if facts["plain_batches"] != length // batch + 1:
+        raise Wrong(
+            f"{length} samples, batch_size={batch}, nothing else: expected {length // batch + 1} "
+            f"batches, the last one smaller; {facts['plain_batches']} came.",
             "handed_on",
         )
     if not facts["unbatched"]:

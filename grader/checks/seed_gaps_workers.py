@@ -78,14 +78,15 @@ GLOBALS = ["random", "np.random", "torch"]
 def workers(trial: Trial) -> str:
     batch = int(trial.rng.integers(2, 5))
     args = {"seed": trial.draw_seed(), "length": batch * 6 - 1, "batch_size": batch}
-    quick = {"none": 2} | ({"fork": 2} if fork_or_spawn() == "fork" else {})
+    forks = {"fork": 2, "fork, persistent": 2}  # persistent: started in the first epoch, and kept
+    quick = {"none": 2} | (forks if fork_or_spawn() == "fork" else {})
     here = beside_workers(trial, "seed_gaps_workers.workers", args | {"methods": quick}).tensors
     # Spawned workers import everything anew, which takes its time: one epoch of them.
     spawn = beside_workers(
         trial, "seed_gaps_workers.workers", args | {"methods": {"spawn": 1}}
     ).tensors
     loader = f"seeded_loader(dataset, seed={args['seed']}, num_workers=2)"
-    for method in [m for m in ("fork", "spawn") if m in {*quick, "spawn"}]:
+    for method in [m for m in (*forks, "spawn") if m in {*quick, "spawn"}]:
         came = spawn.under("spawn") if method == "spawn" else here.under(method)
         if {int(w) for w in came["0/worker"].array()} != {0, 1}:
             raise Wrong(f"{loader}, {method}: not both of the workers worked.", "handed_on")

@@ -99,17 +99,13 @@ def orders(context: Context):
     """
     module = context.module("seeding")
     excuse_stub(module)
-    dataset = Numbered(context.args["length"])
     tensors: dict[str, Tensor] = {}
     for label, (seed, plan) in context.args["loaders"].items():
-        said = f"seeded_loader(dataset, seed={seed}, batch_size={context.args['batch_size']})"
+        dataset, size = Numbered(context.args["length"]), context.args["batch_size"]
+        size += 1 if label == "resized" else 0
+        said = f"seeded_loader(dataset, seed={seed}, batch_size={size})"
         loader = context.call(
-            module,
-            "seeded_loader",
-            dataset,
-            seed=seed,
-            batch_size=context.args["batch_size"],
-            said=said,
+            module, "seeded_loader", dataset, seed=seed, batch_size=size, said=said
         )
         for number, epoch in enumerate(plan):
             if isinstance(epoch, int):
@@ -197,6 +193,10 @@ def arguments(context: Context):
         said="seeded_loader(dataset, seed=1, batch_size=…, drop_last=True, collate_fn=sum)",
     )
     facts["is_loader"] = isinstance(loader, torch.utils.data.DataLoader)
+    size = context.args["batch_size"]
+    said = "seeded_loader(dataset, seed=1, batch_size=…)"
+    plain = context.call(module, "seeded_loader", dataset, seed=1, batch_size=size, said=said)
+    facts["plain_batches"] = sum(1 for _ in plain)
     facts["batches"] = sum(1 for _ in loader)
     facts["collated"] = all(isinstance(batch, int) for batch in loader)
     listed = context.call(
@@ -216,10 +216,14 @@ def divergence(context: Context):
     """first_divergence on each drawn pair of runs; what it answered."""
     module = context.module("seeding")
     answers: dict[str, Any] = {}
-    for name, kinds in context.args["pairs"].items():
-        runs = [context.tensors[f"{name}/{side}"].tolist() for side in "ab"]
-        runs = [[int(x) for x in run] if kinds == "ints" else run for run in runs]
-        if kinds == "tuples":
+    for name, kind in context.args["pairs"].items():
+        runs: Any = [context.tensors[f"{name}/{side}"].tolist() for side in "ab"]
+        if kind == "ints and floats":
+            runs[0] = [int(x) for x in runs[0]]
+        elif "ints" in kind:
+            start = 2**53 if kind == "big ints" else 0  # from there a double knows even ones only
+            runs = [[start + int(x) for x in run] for run in runs]
+        elif kind == "tuples":
             runs = [tuple(run) for run in runs]
         answer = context.call(module, "first_divergence", *runs, said="first_divergence(a, b)")
         answers[name] = _described(answer)

@@ -83,17 +83,19 @@ class Drawing(_Excusing, Dataset[str]):
 
 
 class Objects(Drawing):
-    """Each item draws from generator objects that the dataset carries."""
+    """Each item draws from generator objects that the dataset carries, one of them private."""
+
+    bits: Any = np.random.PCG64
 
     def __init__(self, length: int, seed: int, *, with_torch: bool) -> None:
         super().__init__(length)
-        self.python = random.Random(seed)
-        self.numpy = np.random.default_rng(seed)
+        self._python = random.Random(seed)
+        self.numpy = np.random.Generator(self.bits(seed))
         if with_torch:  # a spawned worker cannot rebuild it: the loader crashes
             self.torch = torch.Generator().manual_seed(seed)
 
     def draws(self) -> dict[str, float]:
-        drawn = {"random.Random": self.python.random(), "np.random.Generator": self.numpy.random()}
+        drawn = {"random.Random": self._python.random(), "np.random.Generator": self.numpy.random()}
         if hasattr(self, "torch"):
             number = torch.rand((), dtype=torch.float64, generator=self.torch)
             drawn["torch.Generator"] = number.item()
@@ -101,7 +103,9 @@ class Objects(Drawing):
 
 
 class Wrapper(Objects):
-    """Generator objects of its own, around a dataset."""
+    """Generator objects of its own, around a dataset. NumPy's has another kind of state."""
+
+    bits = np.random.SFC64
 
     def __init__(self, dataset: Any, seed: int, *, with_torch: bool) -> None:
         super().__init__(len(dataset), seed, with_torch=with_torch)

@@ -43,7 +43,10 @@ def workers(context: Context):
     tensors: dict[str, Tensor] = {}
     common = {"seed": args["seed"], "batch_size": args["batch_size"]}
     for method, count in args["methods"].items():
-        options: dict[str, Any] = {"num_workers": 2, "multiprocessing_context": method}
+        start, _, persistent = method.partition(", ")
+        options: dict[str, Any] = {"num_workers": 2, "multiprocessing_context": start}
+        if persistent:
+            options["persistent_workers"] = True
         if method == "none":
             options = {"num_workers": 0}
         said = ", ".join(f"{name}={value!r}" for name, value in (common | options).items())

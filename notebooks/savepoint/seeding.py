@@ -57,10 +57,11 @@ def seed_worker(worker_id: int) -> None:
       loader's base seed and the worker's number. An empty body (``return``) is therefore already
       right here, and enough for the core tasks. Do not make it worse.
     - Further (no points): generator objects that the dataset carries, which every worker gets a
-      copy of: ``numpy.random.Generator``, ``random.Random`` and ``torch.Generator`` that are
-      instance attributes (in ``vars(dataset)``) of the dataset, of the dataset inside it when it
-      is a ``Subset`` or another wrapper with a ``.dataset``, and so on inwards. Each may be seeded
-      in place or replaced.
+      copy of: ``numpy.random.Generator`` (over any bit generator), ``random.Random`` and
+      ``torch.Generator`` that are instance attributes (in ``vars(dataset)``, whatever their name)
+      of the dataset, of the dataset inside it when it is a ``Subset`` or another wrapper with a
+      ``.dataset``, and so on inwards. Each may be seeded in place or replaced. (Instances of
+      subclasses may be left as they are.)
 
     Afterwards every stream is different in each worker and in each epoch, and the same in each
     run. A dataset may be any object that can be indexed, a list too.
