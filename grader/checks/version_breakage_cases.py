@@ -30,6 +30,7 @@ class Case:
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     buffers: list[str] = field(default_factory=list)
     ties: list[list[str]] = field(default_factory=list)
+    norm: str = ""  # the part of this name is a batch norm of three features
     step: bool = False
     drawn: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -83,6 +84,7 @@ def run(trial: Trial, cases: dict[str, Case]) -> Evidence:
             "file": [case.file[int(i)] for i in trial.rng.permutation(len(case.file))],
             "buffers": case.buffers,
             "ties": case.ties,
+            "norm": case.norm,
             "options": case.options,
             "step": case.step,
         }

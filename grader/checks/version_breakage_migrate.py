@@ -20,7 +20,8 @@ from grader.judge import Trial, Wrong, decides
 
 RENAMED = ("model", "optimizer", "scheduler")
 V2_PARTS = ("epoch", "optimizer", "scheduler", "loss", "rng", "torch")
-V3_PARTS = ("epoch", "optimizer", "scheduler", "loss", "rng")
+UNSTAMPED_PARTS = ("epoch", "optimizer", "scheduler", "loss", "rng")
+V3_PARTS = (*UNSTAMPED_PARTS, "environment")
 
 
 def draw_recipe(trial: Trial, kind: str, parts: Any, **options: Any) -> dict[str, Any]:
@@ -136,7 +137,8 @@ def old_names(trial: Trial) -> str:
         "unstamped": bare,
         "stamped": bare,
     }
-    recipes = {kind: draw_recipe(trial, kind, ["epoch"]) for kind in given}
+    parts = {kind: ["epoch", "environment"] if kind == "stamped" else ["epoch"] for kind in given}
+    recipes = {kind: draw_recipe(trial, kind, parts[kind]) for kind in given}
     written = write_old(trial, recipes, given)
     got = bring_up(trial, written, {kind: f"a {kind} checkpoint" for kind in given})
     for kind, old in given.items():
@@ -196,8 +198,10 @@ def to_v3(trial: Trial) -> str:
         "bare": draw_recipe(trial, "v2", []),
         "some": draw_recipe(trial, "v2", some),
         "falsy": draw_recipe(trial, "v2", V2_PARTS[:4], falsy=True),
-        "unstamped": draw_recipe(trial, "unstamped", V3_PARTS),
+        "unstamped": draw_recipe(trial, "unstamped", UNSTAMPED_PARTS),
         "stamped": draw_recipe(trial, "stamped", V3_PARTS),
+        "own version": draw_recipe(trial, "stamped", V3_PARTS, keep={"version": "2.1"}),
+        "own model": draw_recipe(trial, "unstamped", UNSTAMPED_PARTS, keep={"model": "resnet18"}),
     }
     told = {
         "v1": "a v1 checkpoint",
@@ -207,6 +211,8 @@ def to_v3(trial: Trial) -> str:
         "falsy": "a v2 checkpoint with epoch 0, loss 0.0, optimizer {}, scheduler None",
         "unstamped": "a v3 checkpoint without format_version",
         "stamped": "a v3 checkpoint",
+        "own version": 'a v3 checkpoint in which somebody also put "version": "2.1"',
+        "own model": 'a v3 checkpoint without format_version, with somebody\'s "model": "resnet18"',
     }
     v1 = {"v1": [f"module.{name}" for name in draw_names(trial, 3)]}
     written = write_old(trial, recipes, v1)
@@ -225,6 +231,8 @@ def to_v3(trial: Trial) -> str:
 
 def _part_cause(path: str, want: Any, came: Any, label: str) -> str:
     top = path.split("/")[1]
+    if label.startswith("own ") and came is MISSING:
+        return "unknown_dropped"
     if top == "environment":
         return "environment"
     if top == "format_version":

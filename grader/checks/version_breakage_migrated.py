@@ -9,6 +9,7 @@ import numpy as np
 from grader.checks import diagnose
 from grader.checks.resumed import draw_batches
 from grader.checks.version_breakage_migrate import (
+    UNSTAMPED_PARTS,
     V2_PARTS,
     V3_PARTS,
     draw_recipe,
@@ -95,7 +96,7 @@ def pure(trial: Trial) -> str:
     recipes = {
         "v1": draw_recipe(trial, "v1", ["epoch"]),
         "v2": draw_recipe(trial, "v2", V2_PARTS),
-        "unstamped": draw_recipe(trial, "unstamped", V3_PARTS),
+        "unstamped": draw_recipe(trial, "unstamped", UNSTAMPED_PARTS),
         "stamped": draw_recipe(trial, "stamped", V3_PARTS),
     }
     v1 = {"v1": [f"module.{name}" for name in draw_names(trial, 3)]}
@@ -159,6 +160,12 @@ def versions(trial: Trial) -> str:
     weights = {draw_names(trial, 1)[0]: trial.rng.standard_normal(3).astype(np.float32)}
     args = {"cases": {label: cases[label][0] for label in order}}
     came = trial.probe("version_breakage_migrate.refuse", args, tensors=weights).facts
+    if came["environment"] != ["str"]:
+        raise Wrong(
+            "environment() is to hold str and nothing else, keys and values; it holds "
+            f"{names(came['environment'])}.",
+            "environment_types",
+        )
     for label, (case, cause) in cases.items():
         fact = came[label]
         if not fact["raised"]:

@@ -16,7 +16,7 @@ FILE = "weights.safetensors"
 
 def draw_model(trial: Trial) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """(spec, tensors): ties of two and three, equal but untied tensors, odd layouts and dtypes."""
-    drawn = draw_names(trial, 14)
+    drawn = draw_names(trial, 19)
     pair, triple, twins, odd, buffers = (
         drawn[:2],
         drawn[2:5],
@@ -24,14 +24,22 @@ def draw_model(trial: Trial) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         drawn[7:11],
         drawn[11:],
     )
+    square, turned, first, *halves = buffers[3:]
     shapes = dict.fromkeys(drawn, (3, 4)) | {odd[1]: (2, 3, 4, 5), buffers[2]: (2, 4)}
+    shapes |= {square: (4, 4), turned: (4, 4), first: (2, 4)}
     spec = {
         "names": drawn,
         "buffers": buffers,
         "ties": [pair, triple],
         "dtypes": {odd[2]: "float64", odd[3]: "bfloat16", buffers[0]: "int64"},
         "layouts": {odd[0]: "transposed", odd[1]: "channels last"},
-        "overlapping": {buffers[2]: buffers[1]},
+        # Not tied, though they share memory: each name has values of its own.
+        "overlapping": {
+            buffers[2]: [buffers[1], "rest"],
+            turned: [square, "turned"],
+            first: [square, "first"],
+        },
+        "halves": halves,
     }
     tensors = {}
     for side in ("own", "other"):

@@ -31,6 +31,11 @@ def renames(trial: Trial) -> str:
             {f"{a}.{c}.weight": f"{b}.{c}.weight", f"{a}.bias": f"{b}.bias"},
             "first_pair",
         ),
+        "of two alike": (
+            [(f"{a}.", f"{b}."), (f"{a}.", f"{c}.")],
+            {f"{a}.weight": f"{b}.weight"},
+            "first_pair",
+        ),
         "last": (
             [(f"{a}.{c}.", f"{d}."), (f"{a}.", f"{b}.")],
             {f"{a}.{c}.weight": f"{d}.weight", f"{a}.bias": f"{b}.bias"},
@@ -80,10 +85,20 @@ def renames(trial: Trial) -> str:
         options={"rename": [["module.", ""]]},
         becomes=clash,
     )
+    # Of two that become one, one would be lost, whoever wants it.
+    ignored = {f"module.{b}.bias": f"{b}.bias", f"{b}.bias": f"{b}.bias"}
+    made["clash, ignored"] = Case(
+        own=[f"{a}.weight"],
+        file=[f"{a}.weight", *ignored],
+        cause="collision",
+        options={"rename": [["module.", ""]], "allow_unexpected": ["*"]},
+        becomes=ignored,
+    )
     came = run(trial, made)
     for label in cases:
         require_loaded(made[label], came, label)
     require_refused(made["clash"], came, "clash")
+    require_refused(made["clash, ignored"], came, "clash, ignored")
     return f"{len(cases)} ways of renaming, each name once and at its start; two into one refused."
 
 
@@ -122,6 +137,26 @@ def differences(trial: Trial) -> str:
             {"allow_missing": ["*"], "allow_unexpected": ["*"]} if label == "turned" else {},
             shapes=shapes(pair),
         )
+    odd_buffer = shapes(((column,), (row,)))
+    cases["buffer"] = Case(
+        [*common, odd[0]],
+        [*common, odd[0]],
+        "shape_accepted",
+        shapes=odd_buffer,
+        buffers=[odd[0]],
+    )
+    # A batch norm fills in its own counter when a state_dict without metadata lacks it.
+    norm = next(fresh_words(trial))
+    whole = [f"{norm}.{part}" for part in ("weight", "bias", "running_mean", "running_var")]
+    counter = f"{norm}.num_batches_tracked"
+    cases["counter"] = Case(
+        [*common, *whole, counter],
+        [*common, *whole],
+        "silent",
+        shapes={f"{side}:{name}": (3,) for name in whole for side in ("own", "file")},
+        buffers=[*whole[2:], counter],
+        norm=norm,
+    )
     cases |= {
         "all": Case(
             [*both, *lost], [*both, *extra], "silent", shapes=shapes(((9,), (8,)), ((7, 6), (6,)))
@@ -132,7 +167,7 @@ def differences(trial: Trial) -> str:
     came = run(trial, cases)
     for label, case in cases.items():
         fact = came.facts[label]
-        told = [n for n in [*lost, *extra] if (n in case.own) != (n in case.file)]
+        told = [n for n in [*lost, *extra, counter] if (n in case.own) != (n in case.file)]
         wrong = [n for n in odd if case.shapes.get(f"own:{n}") != case.shapes.get(f"file:{n}")]
         if wrong and fact["raised"] and "CheckpointError" not in fact["bases"]:
             raise Wrong(
@@ -143,7 +178,7 @@ def differences(trial: Trial) -> str:
         text = require_refused(case, came, label)["text"]
         if unsaid := [name for name in [*told, *wrong] if name not in text]:
             missing, unexpected, shape = (
-                [n for n in group if n in unsaid] for group in (lost, extra, odd)
+                [n for n in group if n in unsaid] for group in ([*lost, counter], extra, odd)
             )
             listed = " ".join(
                 f"{what}: {names(group)}."
@@ -204,6 +239,7 @@ def patterns(trial: Trial) -> str:
         "one of two": lacks([*heads, counter], "allows_all", f"{head}.*"),
         "part": lacks(heads, "pattern_kind", f"{head[1:]}.*"),
         "capital": lacks(heads, "pattern_kind", f"{head.upper()}.*"),
+        "no star": lacks(heads, "pattern_kind", head, f"{head}."),
         "old name": has("before_renaming", allow_unexpected=["module.*"]),
     }
     came = run(trial, fine | refused)

@@ -117,6 +117,8 @@ def _content(context: Context, label: str, recipe: dict[str, Any]) -> dict[str, 
         held[f"thing {number}"] = thing
     if recipe.get("numpy"):
         held |= {"best": np.float64(loss), "torch": torch.__version__}
+    if recipe.get("scalar"):
+        held["best"] = np.float64(loss)
     if "calls" in recipe:
         held["more"] = _Calls(*recipe["calls"])
     return held

@@ -78,7 +78,9 @@ def _made(recipe: dict[str, Any], weights: dict[str, Tensor]) -> dict[str, Any]:
     if recipe["format"] == "v2":
         made["version"] = 2
     if recipe["format"] == "stamped":
-        made |= {"format_version": 3, "environment": recipe["environment"]}
+        made["format_version"] = 3
+    if "environment" in parts:
+        made["environment"] = recipe["environment"]
     optimizer, scheduler = _trained(recipe)
     suffix = "_state_dict" if modern else ""
     if "optimizer" in parts:
@@ -210,7 +212,9 @@ def refuse(context: Context):
         "a text": "checkpoint.pt",
         "a module": torch.nn.Linear(2, 2),
     }
-    facts = {}
+    where = context.call(module, "environment", said="environment()")
+    kinds = {type(item).__name__ for pair in where.items() for item in pair}
+    facts: dict[str, Any] = {"environment": sorted(kinds)}
     for label, case in context.args["cases"].items():
         if isinstance(case, str):
             checkpoint = odd[case]

@@ -29,8 +29,11 @@ def _model(context: Context, prefix: str, spec: dict[str, Any]) -> nn.Module:
         tensor = context.tensors[f"{prefix}:{name}"].clone()
         tensor = tensor.to(getattr(torch, spec["dtypes"].get(name, "float32")))
         tensors[name] = _laid_out(tensor, spec["layouts"].get(name, ""))
-    for name, base in spec["overlapping"].items():  # from the second element of another buffer
-        tensors[name] = tensors[base][1:]
+    one, two = spec["halves"]
+    tensors[one], tensors[two] = torch.cat([tensors[one], tensors[two]]).chunk(2)
+    for name, (base, how) in spec["overlapping"].items():
+        whole = tensors[base]
+        tensors[name] = {"rest": whole[1:], "first": whole[:2], "turned": whole.t()}[how]
     return tree(tensors, spec["buffers"], spec["ties"])
 
 

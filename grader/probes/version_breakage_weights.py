@@ -12,8 +12,13 @@ from grader.child import Context, probe
 from grader.probes.version_breakage import outcome
 
 
-def tree(tensors: dict[str, Tensor], buffers: list[str], ties: list[list[str]]) -> nn.Module:
-    """A module whose state_dict has exactly these names; each list in ``ties`` is one parameter."""
+def tree(
+    tensors: dict[str, Tensor], buffers: list[str], ties: list[list[str]], norm: str = ""
+) -> nn.Module:
+    """A module whose state_dict has exactly these names; each list in ``ties`` is one parameter.
+
+    The part called ``norm`` is a batch norm: loading, it has ideas of its own.
+    """
     root, first = nn.Module(), {name: group[0] for group in ties for name in group}
     parameters: dict[str, nn.Parameter] = {}
     for name, tensor in tensors.items():
@@ -21,7 +26,7 @@ def tree(tensors: dict[str, Tensor], buffers: list[str], ties: list[list[str]]) 
         module = root
         for part in path:
             if part not in module._modules:
-                module.add_module(part, nn.Module())
+                module.add_module(part, nn.BatchNorm1d(3) if part == norm else nn.Module())
             module = module._modules[part]
         if name in buffers:
             module.register_buffer(last, tensor)
@@ -72,7 +77,7 @@ def load(context: Context):
     for label, case in context.args["cases"].items():
         own = under(context.tensors, f"{label}:own:")
         own = {name: own[name] for name in case["own"]}
-        model = tree(own, case["buffers"], case["ties"])
+        model = tree(own, case["buffers"], case["ties"], case["norm"])
         given = under(context.tensors, f"{label}:file:")
         given = OrderedDict((name, given[name]) for name in case["file"])
         floating = [p for p in model.parameters() if p.requires_grad]

@@ -95,8 +95,9 @@ def safe_load(path: str | PathLike[str], *, map_location: Any = "cpu") -> Any:
       says what to do: allow those names with ``torch.serialization.safe_globals``, or re-save
       the file in the environment that wrote it.
 
-    Left open, either of the two: a plain pickle, which torch.save did not write; a TorchScript
-    archive; a pickle protocol that safe reading cannot follow (4 and later).
+    Left open, either of the two: a plain pickle, which torch.save did not write, and a text that
+    begins like one (``"cat\\ndog\\n"``); a TorchScript archive; a pickle protocol that safe
+    reading cannot follow (4 and later).
 
     No message, and no traceback printed with it, mentions the switch that turns safe reading
     off, not even to warn of it: people in a hurry copy what they see.
@@ -139,6 +140,8 @@ def migrate(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
     A v3 without ``format_version`` gets it, and an empty ``environment`` if it has none. A v3
     with ``format_version`` comes back equal. So ``migrate(migrate(x))`` equals ``migrate(x)``.
+    (Left open: one with ``format_version`` and no ``environment``, which may get an empty one;
+    and a file that has ``version`` = 2 and ``model_state_dict``.)
 
     In every version ``epoch`` means the same, and goes through unchanged. A part that the file
     does not hold stays absent: never None, never invented (a ``scheduler`` that is None is
@@ -160,7 +163,9 @@ def migrate(checkpoint: dict[str, Any]) -> dict[str, Any]:
         checkpoint, version = steps.v1_to_v2(checkpoint), 2
     if version == 2:
         checkpoint = steps.v2_to_v3(checkpoint)
-    return {"environment": {}, "format_version": FORMAT_VERSION, **checkpoint}
+    if "format_version" in checkpoint:
+        return dict(checkpoint)
+    return {"environment": {}, **checkpoint, "format_version": FORMAT_VERSION}
     ### END SOLUTION
 
 
