@@ -197,6 +197,9 @@ def save_writes(trial: Trial) -> str:
         if log[moment].get("value") != name.rpartition("/")[2]:
             raise Wrong(f"{case} is to return the new file's path; it returned "
                         f"{log[moment].get('value')!r}.", "returns")  # fmt: skip
+        if log[moment]["kind"] != "Path":
+            raise Wrong(f"{case} is to return a Path; it returned a {log[moment]['kind']}.",
+                        "returns")  # fmt: skip
         facts = looked.facts[name]
         if not facts["sound"] or not facts["keys"]:
             raise Wrong(f"{case}: {name} is no checkpoint.", "content")

@@ -16,6 +16,7 @@ from grader.evidence import differing, names
 from grader.judge import Trial, Wrong, decides
 
 KEYS = ("model_state_dict", "epoch", "step", "metric")
+FOREIGN = ("best.pt", "best-97.pt.bak", "best_of_all.pt", "my-best-96.pt")
 
 
 @decides("storage_blowup.best")
@@ -92,6 +93,7 @@ def best_file(trial: Trial) -> str:
     _two_best(trial, u, base)
     _damaged(directory, u, step)
     _no_mode(directory, step)
+    _foreign(trial, u, base)
     return "The best file holds weights and a metric, and a new process goes by it."
 
 
@@ -160,9 +162,9 @@ def _restart(directory: Directory, u: list[float], step: int) -> None:
 
 def _two_best(trial: Trial, u: list[float], base: int) -> None:
     """Killed between write and delete: two best files. The better counts, older or newer."""
-    for older_better in (True, False):
-        metrics = (u[0], u[2]) if older_better else (u[2], u[0])
-        one, two = Directory(trial, mode="min"), Directory(trial, mode="min")
+    for mode, older_better in (("min", True), ("min", False), ("max", True), ("max", False)):
+        metrics = (u[0], u[2]) if older_better == (mode == "min") else (u[2], u[0])
+        one, two = Directory(trial, mode=mode), Directory(trial, mode=mode)
         one.process(save(base, metrics[0]))
         two.process(save(base + 1, metrics[1]))
         both = one.copy()
@@ -172,7 +174,9 @@ def _two_best(trial: Trial, u: list[float], base: int) -> None:
         case = f"Two best files: {base} with {metrics[0]:.4f}, {base + 1} with {metrics[1]:.4f}"
         if log[0]["raised"] or (came := number_in(log[0].get("value"))) != want:
             came = log[0]["raised"] or came
-            raise Wrong(f"{case}; mode='min': best() is to be {want}; it is {came}.", "two_files")
+            raise Wrong(
+                f"{case}; mode={mode!r}: best() is to be {want}; it is {came}.", "two_files"
+            )
         require_saved(log[1], case)
         # The other one may stay until there is a better one.
         if want not in both.best() or base + 2 in both.best() or number_in(log[2]["value"]) != want:
@@ -215,3 +219,21 @@ def _no_mode(directory: Directory, step: int) -> None:
         raise Wrong("mode=None on a directory with a best file: best() is to be None.", "no_mode")
     if step + 1 in there.best():
         raise Wrong("mode=None: a save with a metric wrote a best file.", "no_mode")
+
+
+def _foreign(trial: Trial, u: list[float], base: int) -> None:
+    there = Directory(trial, keep_last=2, mode="min")
+    foreign = {f"run/{name}": trial.rng.bytes(40) for name in FOREIGN}
+    there.files = dict(foreign)
+    log = there.process({"do": "best"}, save(base, u[1]), save(base + 1, u[0]), {"do": "best"})
+    case = f"A directory with other people's {names(FOREIGN)}"
+    for entry in log:
+        require_saved(entry, case, "foreign_read")
+    if log[0]["value"] or number_in(log[-1]["value"]) != base + 1:
+        raise Wrong(
+            f"{case}, two saves: best() is to be None before and {base + 1} after; it was "
+            f"{log[0]['value']} and {log[-1]['value']}.",
+            "foreign_read",
+        )
+    if gone := [name for name, data in foreign.items() if there.files.get(name) != data]:
+        raise Wrong(f"{case}: after two better metrics {names(gone)} is gone.", "foreign_deleted")

@@ -166,6 +166,7 @@ def killed(trial: Trial) -> str:
                 break
             dead[f"On the disk step {first}; save {number}, killed at its moment {moment}"] = there
     _require_loadable(trial, dead, first)
+    _replaced(start, first)
     # Whatever a kill left behind, a new process goes on.
     chosen = str(trial.rng.choice(list(dead)))
     there = dead[chosen]
@@ -177,6 +178,20 @@ def killed(trial: Trial) -> str:
             "next_save",
         )
     return f"Killed at {len(dead)} moments of two saves: each time a whole checkpoint was there."
+
+
+def _replaced(start: Directory, number: int) -> None:
+    """A copy into place is half a checkpoint for a while, however it came to its first place."""
+    there, name = start.copy(), start.file(number)
+    log = there.process(save(number + 7, step=number, fault=["elsewhere"]))
+    case = f"The system's temporary files are on another disk; {number} is saved once more"
+    require_all_saved(log, case, "same_number")
+    if there.files.get(f"{name.rpartition('/')[2]}.kept") != start.files[name]:
+        raise Wrong(
+            f"{case}. A hard link to the old {name} now shows another content: the new file was "
+            "written into the old one, not put in its place.",
+            "in_place",
+        )
 
 
 def _require_loadable(trial: Trial, dead: dict[str, Directory], first: int) -> None:

@@ -20,6 +20,7 @@ FOREIGN = (
     "model.pt",
     "step-abc.pt",
     "step-77-old.pt",
+    "step-1_0.pt",
     "step_55.pt",
     "step-99.pt.bak",
     "best-98.pt.bak",
@@ -214,6 +215,7 @@ def _arguments(trial: Trial) -> None:
         {"keep_every": -int(trial.rng.integers(1, 9))},
         {"mode": "mim"},
         {"mode": "MAX"},
+        {"mode": ""},
     ]
     log = trial.probe("storage_blowup.refusals", {"options": wrong}).facts["log"]
     for options, came in zip(wrong, log, strict=True):

@@ -57,6 +57,7 @@ def weights_bytes(trial: Trial) -> str:
         "bfloat16": "a model in bfloat16",
         "float64": "a model in float64",
         "slice": "a model whose buffer is table[:10], a slice of a large tensor",
+        "many": "a model of hundreds of small layers",
     }
     cases = {
         trait: {"trait": trait, "told": text, "width": int(trial.rng.integers(560, 640))}
@@ -64,8 +65,13 @@ def weights_bytes(trial: Trial) -> str:
     }
     sizes = Sizes(trial, cases)
     if bad := sizes.wrong():
-        cause = "dtype" if bad[0] in ("bfloat16", "float64") else bad[0]
-        raise Wrong(sizes.message(bad[0]), "bytes" if cause == "plain" else cause)
+        causes = {
+            "bfloat16": "dtype",
+            "float64": "dtype",
+            "plain": "bytes",
+            "many": "small_tensors",
+        }
+        raise Wrong(sizes.message(bad[0]), causes.get(bad[0], bad[0]))
     return f"{len(cases)} models, each size within 2 % of its file's."
 
 
@@ -120,9 +126,10 @@ def _optimizer_cases(trial: Trial) -> dict[str, dict[str, Any]]:
             "steps": 1,
             "told": "Adam after a step, one layer frozen since",
         },
+        "many": {"optimizer": "Adam", "told": f"Adam {fresh}, hundreds of small layers"},
         "sparse": {"optimizer": "SparseAdam", "told": "SparseAdam over nn.Embedding(sparse=True)"},
     }
-    traits = ("bfloat16", "buffers", "tied", "head", "frozen", "frozen later", "sparse")
+    traits = ("bfloat16", "buffers", "tied", "head", "frozen", "frozen later", "many", "sparse")
     for name, case in cases.items():
         case["trait"] = name if name in traits else ""
         case["width"] = int(trial.rng.integers(380, 440))
@@ -174,6 +181,7 @@ def _diagnose(sizes: Sizes, bad: list[str]) -> tuple[str, str]:
         "head": "not_held",
         "frozen": "frozen_state",
         "frozen later": "frozen_later",
+        "many": "small_tensors",
     }
     general = [name for name in bad if name not in causes]
     if "groups" in bad and "adam" not in bad:

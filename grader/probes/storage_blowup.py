@@ -46,11 +46,12 @@ def described(call: Any, *, raw: bool = False) -> dict[str, Any]:
         warnings.simplefilter("always")
         try:
             value = call()
+            kind = "Path" if isinstance(value, Path) else type(value).__name__
             if isinstance(value, str | os.PathLike):
                 value = Path(value).name
             elif not raw and value is not None:
                 value = repr(value)[:80]
-            found: dict[str, Any] = {"raised": None, "value": value}
+            found: dict[str, Any] = {"raised": None, "value": value, "kind": kind}
         except NotImplementedError:
             raise
         except Exception as error:

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import sys
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -131,12 +132,17 @@ class _Kill(_Faulty):
 
 @contextlib.contextmanager
 def fault(kind: str | None, at: int = 1, error: str = "OSError") -> Iterator[None]:
-    """While this lasts, ``kind`` happens: "full", "flip", "kill", "limit", or None.
+    """While this lasts, ``kind`` happens: "full", "flip", "kill", "limit", "elsewhere", or None.
 
     "limit" is the real thing where there is one: no file may grow beyond ``at`` bytes.
+    "elsewhere": the system's temporary files are on another disk.
     """
     if kind is None:
         yield
+        return
+    if kind == "elsewhere":
+        with _temporary_files_elsewhere():
+            yield
         return
     if kind == "limit":
         with _file_size_limit(at):
@@ -157,6 +163,31 @@ def fault(kind: str | None, at: int = 1, error: str = "OSError") -> Iterator[Non
         chosen.armed = False
         for name, writer in kept.items():
             setattr(torch.serialization, name, writer)
+
+
+@contextlib.contextmanager
+def _temporary_files_elsewhere() -> Iterator[None]:
+    """TMPDIR on another file system, where there is one.
+
+    Each checkpoint gets a hard link, ``<name>.kept``: it shows what is written into the old file.
+    """
+    for path in sorted(Path("run").glob("*.pt")):
+        Path(f"{path.name}.kept").hardlink_to(path)
+    shm = Path("/dev/shm")
+    if not shm.is_dir() or shm.stat().st_dev == Path.cwd().stat().st_dev:
+        yield
+        return
+    with tempfile.TemporaryDirectory(dir=shm) as folder:
+        before = os.environ.get("TMPDIR")
+        os.environ["TMPDIR"], tempfile.tempdir = folder, None
+        try:
+            yield
+        finally:
+            tempfile.tempdir = None
+            if before is None:
+                del os.environ["TMPDIR"]
+            else:
+                os.environ["TMPDIR"] = before
 
 
 @contextlib.contextmanager

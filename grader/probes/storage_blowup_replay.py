@@ -59,7 +59,7 @@ def run(context: Context):
     )
     on_disk: list[int] = []
     failed: dict[str, Any] = {}
-    for epoch, loss in enumerate(args["losses"], start=1):
+    for epoch, loss in enumerate(args["losses"]):
         context.stage(f"save(…, epoch={epoch}, metric={loss:.4f})")
         step(parts["optimizer"])
         full = epoch == args["full_at"]

@@ -1,6 +1,8 @@
-"""A run that is interrupted again and again: how much of its time was not wasted."""
+"""A run that is interrupted again and again: where its time goes."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -9,7 +11,16 @@ import numpy as np
 LLAMA3_MTBF = 54 * 24 * 3600 / 419  # seconds
 
 
-def useful(
+@dataclass(frozen=True)
+class Spent:
+    """Shares of a run's time; together 1."""
+
+    useful: float  # training that ended up in a checkpoint
+    saving: float  # standing still for a complete save
+    failures: float  # training and saving that a failure threw away, and restarts
+
+
+def spent(
     interval: float,
     *,
     save_seconds: float,
@@ -17,13 +28,20 @@ def useful(
     restart_seconds: float = 0.0,
     failures: int = 20_000,
     seed: int = 0,
-) -> float:
-    """The share of time that ends up in a checkpoint, simulated over that many failures.
+) -> Spent:
+    """Where the time went, simulated over that many failures.
 
     Failures come at random, on average every ``mtbf`` seconds. Between two, the run trains
     ``interval`` seconds, stands still ``save_seconds`` to save, and so on; what was trained since
     the last complete save is lost.
     """
     lives = np.random.default_rng(seed).exponential(mtbf, failures)
-    saved = np.floor(lives / (interval + save_seconds))
-    return float(saved.sum() * interval / (lives.sum() + failures * restart_seconds))
+    saves = np.floor(lives / (interval + save_seconds)).sum()
+    total = lives.sum() + failures * restart_seconds
+    useful, saving = float(saves * interval / total), float(saves * save_seconds / total)
+    return Spent(useful, saving, 1 - useful - saving)
+
+
+def useful(interval: float, **simulated: float) -> float:
+    """The share of time that ends up in a checkpoint. The arguments are those of ``spent``."""
+    return spent(interval, **simulated).useful

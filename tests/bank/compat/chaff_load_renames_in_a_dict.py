@@ -23,7 +23,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-
 from savepoint.checkpoint import CheckpointError, rng_state, set_rng_state
 
 FORMAT_VERSION = 3

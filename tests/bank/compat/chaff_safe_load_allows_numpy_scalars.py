@@ -23,7 +23,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-
 from savepoint.checkpoint import CheckpointError, rng_state, set_rng_state
 
 FORMAT_VERSION = 3
@@ -122,9 +121,11 @@ def load_weights(model, state_dict, *, rename=(), allow_missing=(), allow_unexpe
     new = {new_name[k]: v for k, v in state_dict.items()}
     len(new) == len(state_dict) or _fail(f"renaming makes two names one: {sorted(new_name.values())}")
     own = model.state_dict()
-    ok = lambda k, pats: any(fnmatch.fnmatchcase(k, p) for p in pats)
+    def ok(k, pats):
+        return any(fnmatch.fnmatchcase(k, p) for p in pats)
     missing, unexpected = [k for k in own if k not in new], [k for k in new if k not in own]
-    size = lambda t: list(t.shape) if torch.is_tensor(t) else None
+    def size(t):
+        return list(t.shape) if torch.is_tensor(t) else None
     bad = [f"missing {k}" for k in missing if not ok(k, allow_missing)]
     bad += [f"unexpected {k}" for k in unexpected if not ok(k, allow_unexpected)]
     bad += [f"{k} is {size(own[k])}, in the file {size(new[k])}" for k in own if k in new and size(own[k]) != size(new[k])]
