@@ -788,12 +788,14 @@ myths = [
     ),
 ]
 if read:
-    needed = [fact for fact in read.values() if fact["says"] != "opens"]
+    needed = [name for name, fact in read.items() if fact["says"] != "opens"]
+    right = sum(abs(read[name]["accuracy"] - written[name]) < 1e-6 for name in needed)
     myths.append(
         (
             "“Refused files need unsafe reading.”",
-            f"{len(needed)} refused, {len(needed)} opened safely once their names were allowed",
-            verdict(False),
+            f"{len(needed)} refused; once their names were allowed, {right} read safely, with the "
+            "accuracy that they had when written",
+            verdict(right < len(needed)),
         )
     )
 table(["belief", "measured", "verdict"], myths)

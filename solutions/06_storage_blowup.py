@@ -22,9 +22,9 @@ from tempfile import TemporaryDirectory
 import fsspec
 import numpy as np
 import torch
-from workbench import digits, train
+from workbench import MLP, digits, giants, train
 from workbench.disks import BATCH_SIZE, EPOCHS, OPTIMIZERS, checkpoint, digits_net, on_disk
-from workbench.failures import LLAMA3_MTBF, useful
+from workbench.failures import LLAMA3_MTBF, spent, useful
 from workbench.figures import BROKEN, HEALTHY, STYLES, YOURS, figure, show, table
 from workbench.launch import python
 
@@ -41,7 +41,7 @@ card("storage_blowup")
 # | | |
 # |---|---|
 # | **Symptom** | The run died at epoch 61 of 100. The restart script took the newest checkpoint, and could not open it. |
-# | **Timeline** | A checkpoint saved every epoch, 60 times without an error. Nothing changed that day. |
+# | **Timeline** | A checkpoint saved after every epoch, 0 to 60, without an error. Nothing changed that day. |
 # | **Impact** | The night's training, and the jobs of everybody else who writes to that disk. |
 # | **Not the cause** | The hardware is sound. The model has not grown. The code had passed review. |
 #
@@ -52,8 +52,8 @@ card("storage_blowup")
 # ## 2. Predict
 #
 # Another run keeps a single file: `torch.save(checkpoint, "last.pt")` after every epoch. Other users
-# have filled the disk meanwhile; while `last.pt` is written for the 61st time, there is no room left.
-# The save raises. `last.pt` is now
+# have filled the disk meanwhile; while `last.pt` is written after epoch 61, there is no room left. The
+# save raises. `last.pt` is now
 #
 # - **a** the checkpoint of epoch 60
 # - **b** the checkpoint of epoch 61
@@ -80,7 +80,7 @@ check("storage_blowup.prediction", prediction)
 ROOM = 221_000_000
 blowup = root / "blowup"
 blowup.mkdir()
-ended = python("-m", "workbench.disks", "run", str(blowup), "--room", str(ROOM))
+ended = python("-m", "workbench.disks", "run", str(blowup), "--room", str(ROOM), timeout=240)
 lines = ended.output.splitlines()
 epochs = [json.loads(line) for line in lines if line.startswith("{")]
 
@@ -98,7 +98,7 @@ newest = max(blowup.iterdir(), key=lambda path: int(re.findall(r"\d+", path.name
 table(
     ["the run on a disk of 221 MB", ""],
     [
-        ("epochs saved", f"{len(epochs)} of {EPOCHS}"),
+        ("epochs saved", f"{len(epochs)} of {EPOCHS}: 0 to {len(epochs) - 1}"),
         ("how it ended", ended.how),
         ("what torch said", lines[-1][:88]),
         ("newest file", f"{newest.name}, {newest.stat().st_size:,} bytes: {opens(newest)}"),
@@ -224,31 +224,49 @@ print(f"Predicted against measured, all {len(epochs)} saves: off by {off:.2%} at
 print(f"Known before the run: {ROOM // size} files fit. The best epoch was {best_epoch}.")
 
 # %% [markdown]
-# The same arithmetic, three sizes. ResNet-50: 25,557,032 parameters and 53,120 running statistics.
-# 7 billion: 6,738,415,616 parameters, as in Llama 2 7B
-# ([config](https://huggingface.co/meta-llama/Llama-2-7b)). All float32, AdamW, 100 saves.
+# The same question for larger runs. On torch's "meta" device tensors have a shape and no numbers, so the
+# two giants fit here, and AdamW takes its step on them: ResNet-50
+# ([table 1](https://arxiv.org/abs/1512.03385)), and a model of 7 billion parameters with the layers of
+# Llama 2 7B ([paper](https://arxiv.org/abs/2307.09288)). Everything float32.
 
 # %%
-RUNS = {
-    "this notebook's MLP": (parameters, 0),
-    "ResNet-50": (25_557_032, 53_120),
-    "7 billion": (6_738_415_616, 0),
-}
+with torch.device("meta"):
+    RUNS = {
+        "this notebook's MLP": MLP(64, 512, 512, 10),
+        "ResNet-50": giants.resnet50(),
+        "7 billion": giants.llama_7b(),
+    }
+weighs = {name: giants.nbytes(run, "AdamW") for name, run in RUNS.items()}
+
+
+def gigabytes(amount):
+    return f"{amount / 1e9:,.2f} GB" if amount >= 1e9 else f"{amount / 1e6:,.1f} MB"
+
+
+table(
+    ["run", "parameters", "weights alone", "full checkpoint, AdamW"],
+    [
+        (name, f"{sum(p.numel() for p in run.parameters()):,}", *map(gigabytes, weighs[name]))
+        for name, run in RUNS.items()
+    ],
+)
+
+# %%
 PERIODIC = 25
+recent = {n for n in range(1, 101) if n > 100 - KEEP_LAST}
+kept = recent | {n for n in range(1, 101) if n % PERIODIC == 0}
+POLICIES = {  # name -> (full checkpoints, files of weights) after 100 saves
+    "every epoch": (100, 0),
+    "every epoch, weights only": (0, 100),
+    f"last {KEEP_LAST}, every {PERIODIC}th, best": (len(kept), 1),
+    f"last {KEEP_LAST}, best": (KEEP_LAST, 1),
+    "last, best": (1, 1),
+}
 rows = []
-for name, (params, buffers) in RUNS.items():
-    light, full = (params + buffers) * 4, (3 * params + buffers) * 4
-    every = 100 * full
-    kept = {n for n in range(1, 101) if n > 100 - KEEP_LAST or n % PERIODIC == 0}
-    for policy, bytes_left in (
-        ("every epoch", every),
-        ("every epoch, weights only", 100 * light),
-        (f"last {KEEP_LAST}, every {PERIODIC}th, best", len(kept) * full + light),
-        (f"last {KEEP_LAST}, best", KEEP_LAST * full + light),
-        ("last, best", full + light),
-    ):
-        room = f"{bytes_left / 1e6:,.1f} MB" if every < 1e9 else f"{bytes_left / 1e9:,.2f} GB"
-        rows.append((name, policy, room, f"1 / {every / bytes_left:.0f}"))
+for name, (light, full) in weighs.items():
+    for policy, (many, few) in POLICIES.items():
+        left = many * full + few * light
+        rows.append((name, policy, gigabytes(left), f"1 / {100 * full / left:.0f}"))
 table(["run", "policy", "on the disk after 100 saves", "of every epoch"], rows)
 
 # %% [markdown]
@@ -262,20 +280,20 @@ table(["run", "policy", "on the disk after 100 saves", "of every epoch"], rows)
 
 # %%
 good = blowup / "epoch-59.pt"
-rows = []
+rows, survivors = [], {}
 for how in ("overwrite", "replace"):
     target = root / "last.pt"
     shutil.copyfile(good, target)
     before = target.read_bytes()
-    tried = python("-m", "workbench.disks", how, str(target), "--room", "1000000")
-    same = target.read_bytes() == before
+    tried = python("-m", "workbench.disks", how, str(target), "--room", "1000000", timeout=240)
+    survivors[how] = "the old one" if target.read_bytes() == before else "neither"
     rows.append(
         (
             {"overwrite": "in place", "replace": "temporary file, then rename"}[how],
             tried.how,
             f"{target.stat().st_size:,}",
             opens(target),
-            "the old one" if same else "neither",
+            survivors[how],
         )
     )
 print(f"You said: {prediction}")
@@ -380,33 +398,51 @@ def daly(c, m):
 
 
 intervals = np.geomspace(20, 20_000, 60)
-share = [useful(t, save_seconds=SAVE, mtbf=MTBF) for t in intervals]
 points = {"Young": young(SAVE, MTBF), "Daly": daly(SAVE, MTBF)}
-fig, ax = figure(size=(8, 3.8))
-ax.plot(intervals, share, label=f"a save of {SAVE:.0f} s", **HEALTHY)
-brief = [useful(t, save_seconds=SAVE / 10, mtbf=MTBF) for t in intervals]
-ax.plot(intervals, brief, label=f"a save of {SAVE / 10:.0f} s", **STYLES[3])
+usual, brief = (
+    [spent(t, save_seconds=seconds, mtbf=MTBF) for t in intervals] for seconds in (SAVE, SAVE / 10)
+)
+fig, (top, bottom) = figure(2, 1, size=(8, 6))
+top.plot(intervals, [s.useful for s in usual], label=f"a save of {SAVE:.0f} s", **HEALTHY)
+top.plot(intervals, [s.useful for s in brief], label=f"a save of {SAVE / 10:.0f} s", **STYLES[3])
 looks = {"Young": {"marker": "o", "ms": 12, "mfc": "none"}, "Daly": {"marker": "x", "ms": 8}}
 for name, t in points.items():
+    place = useful(t, save_seconds=SAVE, mtbf=MTBF)
     label = f"{name}: {t:.0f} s"
-    top = useful(t, save_seconds=SAVE, mtbf=MTBF)
-    ax.plot(t, top, linestyle="", color="#D55E00", mew=2, label=label, **looks[name])
-ax.set(xscale="log", xlabel="seconds of training between saves", ylabel="share of useful time")
-ax.legend(frameon=False)
-best_at = intervals[int(np.argmax(share))]
+    top.plot(t, place, linestyle="", color="#D55E00", mew=2, label=label, **looks[name])
+bottom.plot(intervals, [s.saving for s in usual], label="standing still to save", **STYLES[4])
+bottom.plot(intervals, [s.failures for s in usual], label="thrown away by failures", **STYLES[6])
+bottom.axvline(points["Young"], color="#D55E00", linewidth=1)
+for ax, what in ((top, "share of useful time"), (bottom, f"share lost, a save of {SAVE:.0f} s")):
+    ax.set(xscale="log", ylabel=what, ylim=(0, 1))
+    ax.legend(frameon=False)
+bottom.set_xlabel("seconds of training between saves")
+best_at = max(zip(intervals, usual, strict=True), key=lambda pair: pair[1].useful)
+crossing = spent(points["Young"], save_seconds=SAVE, mtbf=MTBF)
 show(
     fig,
-    f"Share of useful time against the interval between saves, log scale, one hump. With a save of "
-    f"{SAVE:.0f} s it rises from {share[0]:.0%} at {intervals[0]:.0f} s to {max(share):.0%} near "
-    f"{best_at:.0f} s, and falls to {share[-1]:.0%} at {intervals[-1]:.0f} s. Young's and Daly's "
-    f"points ({points['Young']:.0f} s, {points['Daly']:.0f} s) sit on the top. With a save of "
-    f"{SAVE / 10:.0f} s the hump is higher ({max(brief):.0%}) and further left.",
+    f"Two panels over the interval between saves, log scale. Above, the share of useful time, one hump. "
+    f"With a save of {SAVE:.0f} s it rises from {usual[0].useful:.0%} at {intervals[0]:.0f} s to "
+    f"{best_at[1].useful:.0%} near {best_at[0]:.0f} s, and falls to {usual[-1].useful:.0%} at "
+    f"{intervals[-1]:.0f} s. Young's and Daly's points ({points['Young']:.0f} s, "
+    f"{points['Daly']:.0f} s) sit on the top. With a save of {SAVE / 10:.0f} s the hump is higher "
+    f"({max(s.useful for s in brief):.0%}) and further left. Below, what is lost with a save of "
+    f"{SAVE:.0f} s: to saving, falling from {usual[0].saving:.0%}; to failures, rising to "
+    f"{usual[-1].failures:.0%}. At Young's point they meet: {crossing.saving:.1%} and "
+    f"{crossing.failures:.1%}.",
     {
         "interval, s": [f"{t:.0f}" for t in intervals[::6]],
-        f"useful, {SAVE:.0f} s": [f"{value:.1%}" for value in share[::6]],
-        f"useful, {SAVE / 10:.0f} s": [f"{value:.1%}" for value in brief[::6]],
+        f"useful, {SAVE:.0f} s": [f"{s.useful:.1%}" for s in usual[::6]],
+        "lost to saving": [f"{s.saving:.1%}" for s in usual[::6]],
+        "lost to failures": [f"{s.failures:.1%}" for s in usual[::6]],
+        f"useful, {SAVE / 10:.0f} s": [f"{s.useful:.1%}" for s in brief[::6]],
     },
 )
+
+# %% [markdown]
+# Per second of training, saving costs C/t and failures cost t/(2M): half an interval each time. The sum is
+# least where the two are equal, at t = √(2·C·M). That is Young's formula; Daly's also counts the failures
+# that hit a save or a repeated stretch. Your own numbers, in place of these:
 
 # %%
 YOUR_OWN = [  # (what, seconds a save stands still, seconds between failures)
@@ -430,7 +466,7 @@ table(
 
 # %% [markdown]
 # The top is flat: a factor of two in the interval costs little, a factor of ten a lot. What counts as a
-# save's cost is how long training *stands still*. An asynchronous save (copy to host memory, write
+# save's cost, C, is how long training *stands still*. An asynchronous save (copy to host memory, write
 # behind) makes that shorter, so you can save more often; it also needs the memory, and a failure in the
 # background must still reach you.
 #
@@ -447,28 +483,39 @@ table(
 # And one order is safe. What is on the disk while checkpoint 2 replaces checkpoint 1:
 
 # %%
-STAGES = ["before", "writing", "written", "verified", "renamed", "deleted"]
-HELD = {  # stage -> (whole checkpoints under their names, bytes in files, in checkpoints)
-    "in place, or delete first": [(1, 1), (0, 0.5), (1, 1), (1, 1), (1, 1), (1, 1)],
-    "write, verify, rename, delete": [(1, 1), (1, 1.5), (1, 2), (1, 2), (2, 2), (1, 1)],
+HELD = {  # (stage, whole checkpoints under their names, room taken)
+    "in place, or delete first": [("before", 1, 1), ("writing", 0, 0.5), ("written", 1, 1)],
+    "write, verify, rename, delete": [
+        ("before", 1, 1),
+        ("writing", 1, 1.5),
+        ("written", 1, 2),
+        ("verified", 1, 2),
+        ("renamed", 2, 2),
+        ("deleted", 1, 1),
+    ],
 }
 fig, axes = figure(1, 2, size=(8, 3))
-for ax, (name, stages) in zip(axes, HELD.items(), strict=True):
-    for place, (whole, amount) in enumerate(stages):
+for ax, (name, stages) in zip(axes, HELD.items(), strict=True):  # room for six stages in both
+    for place, (_, whole, room) in enumerate(stages):
         style = {"facecolor": "#CFE6F3", "edgecolor": "#0072B2"}
         if not whole:
             style = {"facecolor": "white", "edgecolor": "#D55E00", "hatch": "///"}
-        ax.bar(place, amount, **style)
-        ax.text(place, amount + 0.08, whole, ha="center")
-    ax.set_xticks(range(len(STAGES)), STAGES, rotation=60)
-    ax.set(ylim=(0, 2.6), title=name)
+        ax.bar(place, room, width=0.7, **style)
+        ax.text(place, room + 0.08, f"{whole} whole", ha="center", fontsize=9)
+    ax.set_xticks(range(len(stages)), [stage for stage, _, _ in stages], rotation=30)
+    ax.set(xlim=(-0.6, 5.6), ylim=(0, 2.6), yticks=[0, 1, 2], title=name)
 axes[0].set_ylabel("room, in checkpoints")
 show(
     fig,
-    "Room taken on the disk, in checkpoints, at six stages of a save; over each bar, how many whole "
+    "Room taken on the disk, in checkpoints, at the stages of a save; over each bar, how many whole "
     "checkpoints can be found. In place, or with delete first: one, none while writing, then one. "
     "Write, verify, rename, delete: never fewer than one, at the price of room for two.",
-    {"stage": STAGES} | {name: [w for w, _ in stages] for name, stages in HELD.items()},
+    {
+        "order": [name for name, stages in HELD.items() for _ in stages],
+        "stage": [stage for stages in HELD.values() for stage, _, _ in stages],
+        "whole checkpoints": [whole for stages in HELD.values() for _, whole, _ in stages],
+        "room": [room for stages in HELD.values() for _, _, room in stages],
+    },
 )
 
 # %% [markdown]
@@ -601,7 +648,7 @@ table(
 )
 
 # %% [markdown]
-# And section 3 once more, saved by *your* manager. At save 61 the disk is full, once.
+# And section 3 once more, saved by *your* manager. After epoch 61 the disk is full, once.
 
 # %%
 replayed = replay(
@@ -620,10 +667,10 @@ growth_figure(
 table(
     ["the incident, with your manager", ""],
     [
-        ("save 61 raised", replayed["failed"]["raised"]),
+        ("the save of epoch 61 raised", replayed["failed"]["raised"]),
         ("and last() was then", f"{replayed['failed']['last']}, which opens"),
-        ("after 100 saves there are", ", ".join(replayed["files"])),
-        ("best() is", f"{replayed['best']}; the best epoch was the {best_epoch + 1}th"),
+        ("after epoch 99 there are", ", ".join(replayed["files"])),
+        ("best() is", f"{replayed['best']}; the best epoch was {best_epoch}"),
     ]
     if replayed
     else [("not yet", "section 6 comes first")],
@@ -635,18 +682,18 @@ table(
 # The numbers are section 4's.
 
 # %%
-every = {name: (3 * p + b) * 4 * 100 / 1e9 for name, (p, b) in RUNS.items()}
-policy = {name: ((3 * p + b) * 4 * 3 + (p + b) * 4) / 1e9 for name, (p, b) in RUNS.items()}
+light, full = weighs["ResNet-50"]
+every, policy = gigabytes(100 * full), gigabytes(KEEP_LAST * full + light)
 ratios = {name: measured[name] / weights for name in OPTIMIZERS}
-worst = useful(100, save_seconds=30)
+worst = useful(100, save_seconds=SAVE)
 table(
     ["belief", "measured", "verdict"],
     [
         (
             "“Save every epoch, to be safe.”",
-            f"ResNet-50: {every['ResNet-50']:.1f} GB against {policy['ResNet-50']:.2f} GB; "
-            f"the run died at {len(epochs)} of {EPOCHS}",
-            "refuted",
+            f"100 epochs of ResNet-50: {every} against {policy} for the last {KEEP_LAST} and the best; "
+            f"this notebook's run died at epoch {len(epochs)} of {EPOCHS}",
+            "holds here" if len(epochs) == EPOCHS else "refuted",
         ),
         (
             "“Model-only halves the checkpoint.”",
@@ -655,14 +702,15 @@ table(
         ),
         (
             "“A failed save leaves the last one.”",
-            "in place: neither old nor new; through a temporary file: the old one",
-            "depends on the order",
+            f"in place, last.pt is {survivors['overwrite']}; through a temporary file, "
+            f"{survivors['replace']}",
+            "refuted" if survivors["overwrite"] == "neither" else "holds here",
         ),
         (
             "“The more often, the safer.”",
-            f"every 100 s with 30 s a save: {worst:.0%} useful; at Young's {young(30, LLAMA3_MTBF):.0f} s: "
-            f"{useful(young(30, LLAMA3_MTBF), save_seconds=30):.0%}",
-            "refuted" if worst < max(share) else "holds here",
+            f"every 100 s with {SAVE:.0f} s a save: {worst:.0%} useful; at Young's "
+            f"{points['Young']:.0f} s: {crossing.useful:.0%}",
+            "refuted" if worst < crossing.useful else "holds here",
         ),
     ],
 )
