@@ -75,6 +75,10 @@ def _raised(error: Exception) -> dict[str, Any]:
 def no_file(context: Context):
     """(B) resume(...) where there is nothing; or, to compare with, the same without the call."""
     objects = Objects(context, context.args["seed"], on_its_way=context.args["on_its_way"])
+    if context.args["on_its_way"]:  # whatever a caller may have done before
+        objects.sampler.set_epoch(3)
+        objects.sampler.advance(4)
+        objects.run.model.eval()
     facts: dict[str, Any] = {}
     if context.args["call"]:
         path: Any = context.args["path"]
@@ -86,7 +90,8 @@ def no_file(context: Context):
             facts = {"returned": repr(returned)[:80]}
         except FileNotFoundError as error:
             facts = _raised(error)
-    return facts, objects.tensors("state")
+    modes = torch.tensor([module.training for module in objects.run.model.modules()])
+    return facts, {"state/train or eval mode": modes} | objects.tensors("state")
 
 
 def _train(context: Context, run: Run) -> None:

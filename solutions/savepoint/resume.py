@@ -86,9 +86,9 @@ class Progress:
         """True, and ``loss`` is the new ``best_loss``, if it is strictly better (lower) than every
         loss before it; otherwise False, and nothing changes. NaN is never better.
 
-        ``loss`` is a float, a NumPy scalar, or a one-element tensor of any shape. ``best_loss``
-        stays a plain Python float whatever was passed: a tensor would keep its graph alive, and
-        an ``np.float64`` (a subclass of float!) would make the checkpoint unloadable.
+        ``loss`` is a float, a NumPy scalar (not an array), or a one-element tensor of any shape.
+        ``best_loss`` stays a plain Python float whatever was passed: a tensor would keep its graph
+        alive, and an ``np.float64`` (a subclass of float!) would make the checkpoint unloadable.
         """
         ### BEGIN SOLUTION: 04_off_by_one, task 1: strictly better, and never NaN
         value = float(loss.item() if hasattr(loss, "item") else loss)
