@@ -701,12 +701,14 @@ table(
 # | | at an epoch boundary | mid-epoch (after 25 of 40 steps) |
 # |---|---|---|
 # | HF Trainer | identical | identical |
-# | Accelerate, default | identical | no: 37 of 160 samples trained twice, 37 never |
+# | Accelerate, default | identical | no: 38 of 160 samples trained twice, 38 never |
 # | Accelerate, seedable sampler | identical | batches right, weights differ (RNG restored too early) |
 # | Lightning, default | **no** (saves no RNG) | **no**: 37 twice, 37 never |
 # | Lightning + torchdata's StatefulDataLoader | **no** | data right, weights differ |
-# | Ignite, `DeterministicEngine` | identical | with 2 workers; not with 0 |
+# | Ignite, `Engine` | **no** | **no**: 37 twice, 37 never |
+# | Ignite, `DeterministicEngine` | identical | with 2 workers identical; with 0 no: 35 twice, 35 never |
 # | StatefulDataLoader with a generator, 0 workers | **the next epoch's order is another** | rest of the epoch right, the next wrong |
+# | plain loop, everything restored, global RNG | identical | **no**: 38 twice, 38 never |
 # | plain loop, loader with its own generator (yours) | identical | identical |
 #
 # `savepoint/resume.py` needs `checkpoint.py` beside it (and `distributed.py` in a process group). The test for your
