@@ -196,6 +196,53 @@ def release(
         raise fail(f"Nothing was released. {error}", 1) from None
 
 
+@app.command()
+def grade(
+    notebooks: Annotated[
+        list[str] | None, typer.Argument(help="01, lr_reset …; all that were released without it.")
+    ] = None,
+    notebook: Annotated[
+        list[str] | None, typer.Option(help="The same, as an option; may be repeated.")
+    ] = None,
+    student: Annotated[list[str] | None, typer.Option(help="Only this one; repeatable.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Workers on this machine; as many as cores without.")
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="A Dask cluster in place of workers here: tcp://host:8786.")
+    ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Grade what has not changed as well.")
+    ] = False,
+    trust: Annotated[
+        bool, typer.Option("--trust-submissions", help="Without a jail: they run as you.")
+    ] = False,
+    json_: Annotated[bool, typer.Option("--json", help="One record a line.")] = False,
+) -> None:
+    """Grade the class in this directory: in a jail, what changed, into nbgrader's gradebook.
+
+    Exit status: 0 everything graded, 1 something could not be, 2 usage, 3 no jail or no class.
+    """
+    from grader.classroom.grading import CannotGrade
+    from grader.cli import grading
+
+    try:
+        code = grading.run(
+            [*(notebooks or []), *(notebook or [])],
+            student or [],
+            jobs or grading.default_jobs(),
+            scheduler,
+            again=again,
+            trust=trust,
+            as_json=json_,
+        )
+    except registry.UnknownName as error:
+        raise fail(str(error)) from None
+    except CannotGrade as error:
+        raise fail(str(error), 3) from None
+    raise typer.Exit(code)
+
+
 @classroom_app.command("new")
 def classroom_new(
     directory: Annotated[Path, typer.Argument(help="A new directory for the class.")],

@@ -1,0 +1,121 @@
+"""One student's work, graded: what a worker does. Everything it needs comes in as plain data.
+
+A worker is a process (or a thread of a Dask worker) that keeps two warm jails: one for trusted
+runs, which it remembers, and one for the submission, which is renewed for every student.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from grader import registry
+from grader.classroom.fair import judge_fairly
+from grader.classroom.store import Record
+from grader.client import ForkServer, Runner
+from grader.jail_runner import JailRunner, Remembering
+from grader.verdict import Status
+
+_local = threading.local()
+
+
+@dataclass(frozen=True)
+class Task:
+    """One notebook of one student. ``answers`` are literals, by check id; ``unread`` says why the
+    answers, or the package, cannot be had."""
+
+    incident: str
+    digest: str
+    answers: dict[str, Any]
+    unread_notebook: str | None
+    unread_package: str | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One student: the package's files, and the notebooks to be graded."""
+
+    student: str
+    package: dict[str, bytes]
+    tasks: tuple[Task, ...]
+    seed: int
+    jailed: bool = True
+
+
+def grade(unit: Unit) -> list[dict[str, Any]]:
+    """The records (as dicts) of the unit's notebooks. Runs in a worker."""
+    runner, trusted = _runners(unit.jailed)
+    try:
+        return [asdict(_grade(unit, task, runner, trusted)) for task in unit.tasks]
+    finally:
+        if isinstance(runner, JailRunner):
+            runner.renew()  # the next student's jail warms up meanwhile
+
+
+def _grade(unit: Unit, task: Task, runner: Runner, trusted: Runner) -> Record:
+    incident = registry.incidents()[task.incident]
+    started = time.perf_counter()
+    record = Record(
+        student=unit.student,
+        notebook=incident.notebook,
+        incident=incident.name,
+        digest=task.digest,
+        seed=unit.seed,
+        graded_at=round(time.time(), 3),
+        notes=list(task.notes),
+    )
+    for check in incident.checks:
+        missing = task.unread_notebook if check.kind == "prediction" else task.unread_package
+        if missing:
+            record.open[check.id] = missing
+            continue
+        verdict, whose = judge_fairly(
+            check,
+            unit.package,
+            runner,
+            trusted_runner=trusted,
+            seed=unit.seed,
+            answer=task.answers.get(check.id),
+        )
+        if verdict.status is Status.GRADER_FAULT:
+            record.open[check.id] = f"the grader failed: {verdict.message}"
+        else:
+            record.verdicts.append(verdict.as_json() | {"with": whose})
+    if not record.verdicts and record.open:
+        record.ungradable = next(iter(record.open.values()))
+    record.seconds = round(time.perf_counter() - started, 3)
+    return record
+
+
+def _runners(jailed: bool) -> tuple[Runner, Runner]:
+    """This worker's two runners, started on first use."""
+    if getattr(_local, "jailed", None) is not jailed:
+        release()
+        make = JailRunner if jailed else ForkServer
+        _local.runner, _local.trusted = make(), Remembering(make())
+        _local.jailed = jailed
+    return _local.runner, _local.trusted
+
+
+def release() -> None:
+    """End this worker's runners."""
+    for name in ("runner", "trusted"):
+        if (runner := getattr(_local, name, None)) is not None:
+            runner.close()
+            setattr(_local, name, None)
+    _local.jailed = None
+
+
+def follow(parent: int) -> None:
+    """In a worker process: end when its parent has, however that ended."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)  # the jails end with their pipes
+
+    threading.Thread(target=watch, daemon=True).start()
