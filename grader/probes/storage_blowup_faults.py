@@ -174,7 +174,8 @@ def _temporary_files_elsewhere() -> Iterator[None]:
     for path in sorted(Path("run").glob("*.pt")):
         Path(f"{path.name}.kept").hardlink_to(path)
     shm = Path("/dev/shm")
-    if not shm.is_dir() or shm.stat().st_dev == Path.cwd().stat().st_dev:
+    here = Path.cwd().stat().st_dev
+    if not (shm.is_dir() and os.access(shm, os.W_OK)) or shm.stat().st_dev == here:
         yield
         return
     with tempfile.TemporaryDirectory(dir=shm) as folder:
