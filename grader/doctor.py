@@ -54,6 +54,7 @@ def _findings() -> Iterator[tuple[str, str, str]]:
     yield _disk()
     yield _ports()
     yield _fork()
+    yield from _jail()
     yield from _grader()
 
 
@@ -109,6 +110,19 @@ def _fork() -> tuple[str, str, str]:
         found = "not safe on this system: checks run in spawned workers, slower, same verdicts"
         return "·", "fork", found
     return "✓", "fork", "checks run in processes forked from a warm server"
+
+
+def _jail() -> Iterator[tuple[str, str, str]]:
+    """For instructors: whether `course grade` can take untrusted submissions here."""
+    from grader import jail_tier
+
+    tier = jail_tier.find()
+    if tier.full:
+        yield "✓", "jail", f"full: `course grade` runs submissions in it; {', '.join(tier.extras)}"
+        return
+    yield "·", "jail", f"{tier.name}: `course grade` refuses untrusted submissions (learners: fine)"
+    for line in tier.missing:
+        yield "·", "jail", f"missing: {line}"
 
 
 def _grader() -> Iterator[tuple[str, str, str]]:

@@ -7,6 +7,7 @@ JSON answer a line on stdout; it ends when stdin does.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from grader import explain, registry
 from grader.client import GraderFault, Runner, start_runner
-from grader.judge import judge, snapshot
+from grader.judge import judge, new_seed, snapshot
 from grader.verdict import Status
 
 
@@ -33,13 +34,16 @@ def answer(request: dict[str, Any], runner: Runner) -> dict[str, Any]:
     package = Path(request["savepoint"])
     if "replay" in request:
         return _replay(request, package, runner)
-    return judge(
-        registry.checks()[request["check"]],
-        package,
-        runner,
-        seed=request.get("seed"),
-        answer=request.get("answer"),
-    ).as_json()
+    check, drawn = registry.checks()[request["check"]], request.get("seed")
+    given = request.get("answer")
+    if os.environ.get("NBGRADER_EXECUTION") == "autograde":
+        # Stock autograding gives the marks that `course grade` gives.
+        from grader.classroom.fair import judge_fairly, package_in
+
+        seed = new_seed() if drawn is None else drawn
+        files = package_in(package)
+        return judge_fairly(check, files, runner, seed=seed, answer=given)[0].as_json()
+    return judge(check, package, runner, seed=drawn, answer=given).as_json()
 
 
 def _replay(request: dict[str, Any], package: Path, runner: Runner) -> dict[str, Any]:

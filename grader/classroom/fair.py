@@ -54,6 +54,15 @@ def earlier(incident: Incident) -> dict[str, bytes]:
     }
 
 
+def package_in(root: Path) -> dict[str, bytes]:
+    """The modules of the package in ``root``, as ``course grade`` takes them from a submission."""
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in sorted((root / "savepoint").rglob("*.py"))
+        if path.is_file()
+    }
+
+
 @contextlib.contextmanager
 def laid_out(package: Mapping[str, bytes]) -> Iterator[Path]:
     """A directory that holds the package's files."""
