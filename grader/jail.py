@@ -11,6 +11,7 @@ and the limits would not bind. Root becomes ``nobody`` first.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -18,6 +19,7 @@ import site
 import sys
 import tempfile
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from grader import jail_filter
@@ -57,7 +59,8 @@ class Jail:
 
 def build(program: list[str], *, cgroup: bool = True) -> Jail:
     """A jail that runs ``program`` as process 1 of its own."""
-    folder = Path(tempfile.mkdtemp(prefix="jail-")).resolve()
+    sweep()
+    folder = Path(tempfile.mkdtemp(prefix=f"jail-{os.getpid()}-")).resolve()
     folder.chmod(0o755)
     _write_etc(folder / "etc")
     uid, gid = (NOBODY, NOBODY) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
@@ -91,6 +94,18 @@ def build(program: list[str], *, cgroup: bool = True) -> Jail:
     if staged:
         command = ["unshare", "--mount", "--propagation", "private", "--", *command]
     return Jail(folder, command, tuple(fds), group, fds)
+
+
+@cache
+def sweep() -> None:
+    """Take away what jails left whose process was killed. Once is enough for each process."""
+    for folder in Path(tempfile.gettempdir()).glob("jail-*-*"):
+        maker = folder.name.split("-")[1]
+        if maker.isdecimal() and not Path("/proc", maker).exists():
+            with contextlib.suppress(OSError):
+                if folder.lstat().st_uid == os.geteuid():
+                    Cgroup.named(folder.name).remove()
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def environment() -> dict[str, str]:

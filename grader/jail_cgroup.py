@@ -50,6 +50,12 @@ class Cgroup:
                     return None
         return group if group.folders else None
 
+    @classmethod
+    def named(cls, name: str) -> Cgroup:
+        """What there is of a group that was made under this name."""
+        parents = [parent for controller in _limits() for parent in _parents(controller)]
+        return cls([parent / name for parent in parents if (parent / name).is_dir()])
+
     def remove(self) -> None:
         for folder in self.folders:
             for _ in range(50):

@@ -79,7 +79,7 @@ class JailRunner:
         with contextlib.suppress(OSError):
             process.stdin.close()  # the server is process 1 in there: all else ends with it
         try:
-            process.wait(5)
+            process.wait(5 if self._used else 0.1)  # one that still warms up reads nothing yet
         except subprocess.TimeoutExpired:
             for pid in _descendants(process.pid):
                 with contextlib.suppress(OSError):

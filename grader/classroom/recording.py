@@ -14,6 +14,7 @@ import html
 import json
 import logging
 import os
+import re
 import shutil
 import sys
 import warnings
@@ -36,6 +37,8 @@ from grader.classroom.store import Record, Store
 from grader.cli import excerpt
 
 STAGED = ".staged"
+HIDDEN = re.compile(r"### BEGIN HIDDEN TESTS.*?### END HIDDEN TESTS", re.DOTALL)
+INSTEAD = "# a check that is not in the notebook handed out"
 MAX_SHOWN = 200  # lines of the learner's code beside a message
 
 
@@ -54,6 +57,10 @@ class WriteVerdicts(NbGraderPreprocessor):
             if cell.cell_type != "code":
                 continue
             cell.outputs, cell.execution_count = [], None
+            # nbgrader put the source back whole; feedback is made from this notebook.
+            cell.source = HIDDEN.sub(
+                "# a check that is not in the notebook handed out", cell.source
+            )
             grade_id = cell.metadata.get("nbgrader", {}).get("grade_id")
             if grade_id in decided:
                 verdict = decided[grade_id]

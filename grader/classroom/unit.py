@@ -6,6 +6,7 @@ runs, which it remembers, and one for the submission, which is renewed for every
 
 from __future__ import annotations
 
+import multiprocessing.util
 import os
 import threading
 import time
@@ -119,3 +120,4 @@ def follow(parent: int) -> None:
         os._exit(1)  # the jails end with their pipes
 
     threading.Thread(target=watch, daemon=True).start()
+    multiprocessing.util.Finalize(None, release, exitpriority=10)
