@@ -71,7 +71,8 @@ def test_points_come_from_the_toml_and_add_up(built):
         nb = nbformat.read(path, as_version=4)
         marks = [cell.metadata.get("nbgrader", {}) for cell in nb.cells]
         points = sum(mark.get("points", 0) for mark in marks if mark.get("grade"))
-        assert points == (20 if incident.number else 0)
+        # 00 and 07 have no core tasks: practice.
+        assert points == (20 if incident.number in range(1, 7) else 0)
         core = {check.task for check in incident.checks if check.kind == "core"}
         assert len({task for tasks in core for task in tasks.split(", ")}) <= 3
 

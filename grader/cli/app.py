@@ -180,9 +180,24 @@ def release(
     execute: Annotated[
         bool, typer.Option(help="Also execute the solutions' notebooks (slow).")
     ] = True,
+    only: Annotated[
+        str | None, typer.Option(help="For instructors: add this notebook to a class, e.g. 02.")
+    ] = None,
+    class_: Annotated[
+        Path | None, typer.Option("--class", help="The class's directory; this one without it.")
+    ] = None,
 ) -> None:
-    """For authors: build notebooks/ and the executed solutions/*.ipynb from solutions/."""
+    """For authors: build notebooks/ and the executed solutions/*.ipynb from solutions/.
+
+    With --only, for instructors: add a notebook to a class that takes one a week.
+    """
     from grader.release import build
+
+    if only or class_:
+        if not only or check_only:
+            raise fail("Say which notebooks: course release --only 02 --class DIR")
+        add_to_class(class_ or Path.cwd(), only)
+        return
 
     try:
         if check_only:
@@ -246,11 +261,29 @@ def grade(
 @classroom_app.command("new")
 def classroom_new(
     directory: Annotated[Path, typer.Argument(help="A new directory for the class.")],
+    only: Annotated[
+        str | None, typer.Option(help="The notebooks to begin with, e.g. 00,01; all without it.")
+    ] = None,
 ) -> None:
     """Write an ordinary nbgrader course directory; stock nbgrader commands work in it."""
     from grader.classroom import new
 
     try:
-        typer.echo(new.create(directory))
+        typer.echo(new.create(directory, only))
+    except registry.UnknownName as error:
+        raise fail(str(error)) from None
     except (new.CannotCreate, OSError) as error:
+        raise fail(str(error), 1) from None
+
+
+def add_to_class(directory: Path, only: str) -> None:
+    """`course release --only`: this week's notebook, into a class's source."""
+    from grader.classroom import new
+    from grader.release.build import ReleaseError
+
+    try:
+        typer.echo(new.add(directory, only))
+    except registry.UnknownName as error:
+        raise fail(str(error)) from None
+    except (new.CannotCreate, ReleaseError, OSError) as error:
         raise fail(str(error), 1) from None

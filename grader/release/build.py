@@ -94,19 +94,30 @@ def build(into: Path) -> None:
     refuse_leaks(into)
 
 
-def write_source(directory: Path) -> None:
-    """An nbgrader source directory: the instructor's notebooks, the complete package, the rest."""
+def write_source(directory: Path, only: set[str] | None = None) -> None:
+    """An nbgrader source directory: the instructor's notebooks, the complete package, the rest.
+
+    ``only`` names the notebooks (``01_lr_reset``) to write; without it, all.
+    """
     directory.mkdir(parents=True)
+    write_notebooks(directory, only)
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(SOLUTIONS / "savepoint", directory / "savepoint", ignore=ignore)
+    shutil.copyfile(NOTEBOOKS / "AGENTS.md", directory / "AGENTS.md")
+    for extra in learner_extras():
+        shutil.copytree(extra, directory / extra.name, ignore=ignore)
+
+
+def write_notebooks(directory: Path, only: set[str] | None = None) -> None:
+    """The instructor's notebooks as nbgrader wants its sources. Raises ReleaseError."""
     for source in sources():
+        if only is not None and source.stem not in only:
+            continue
         try:
             text = convert.dumps(convert.read(source))
         except convert.SourceError as error:
             raise ReleaseError(str(error)) from None
         (directory / f"{source.stem}.ipynb").write_text(text, encoding="utf-8")
-    ignore = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(SOLUTIONS / "savepoint", directory / "savepoint", ignore=ignore)
-    for extra in learner_extras():
-        shutil.copytree(extra, directory / extra.name, ignore=ignore)
 
 
 def learner_extras() -> list[Path]:

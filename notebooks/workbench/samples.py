@@ -53,13 +53,10 @@ def strips(
     patches = [Patch(label=name, linewidth=0.5, **look) for name, look in LOOKS]
     fig.legend(handles=patches, loc="outside upper right", ncols=3, frameon=False)
     found = {name: repeated_and_never(counts) for name, counts in rows.items()}
-    alt = (
-        f"One strip of {len(order)} boxes for each way to resume. "
-        + " ".join(
-            f"{name}, killed after {' and '.join(map(str, kills[name]))} samples: {again} trained "
-            f"twice, {never} never."
-            for name, (again, never) in found.items()
-        )
+    alt = f"One strip of {len(order)} boxes for each way to resume. " + " ".join(
+        f"{name}, killed after {' and '.join(map(str, kills[name]))} samples: {again} trained "
+        f"twice, {never} never."
+        for name, (again, never) in found.items()
     )
     return show(
         fig,
