@@ -83,7 +83,8 @@ def save_checkpoint(
 
     It may hold more: from notebook 05 on ``"format_version"`` and ``"environment"``. Missing
     parent directories are made. Nothing but the file is left behind. From notebook 03 on, write
-    it through ``atomic_save``, and a kill in the middle of a save costs nothing. Saving is invisible to training: no generator moves, no mode, gradient or weight changes.
+    it through ``atomic_save``, and a kill in the middle of a save costs nothing.
+    Saving is invisible to training: no generator moves, no mode, gradient or weight changes.
 
     Further (no points): after writing, read the file back, and raise ``CheckpointError`` if it
     cannot be read, or if one of the keys above is absent or None. 0, 0.0 and ``{}`` are values,
