@@ -69,7 +69,7 @@ prediction = "b"
 # What the next cell starts, you can start in a terminal, from the directory that holds `savepoint`:
 #
 # ```
-# export PYTHONPATH=.
+# export PYTHONPATH=. TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 # torchrun --standalone --nproc-per-node 2 lab/train.py runs/peace
 # ```
 
@@ -96,6 +96,10 @@ print("The savepoint that the script imported is yours." if used else "Another s
 # The same with `--max-restarts 1`; the last rank is killed (SIGKILL) after step 53, in the middle of the second epoch. A checkpoint
 # is written every 5 steps. The others fail at their next collective, torchrun starts *all* ranks again, and
 # the script goes on from the file.
+#
+# That is what `TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1` is for. torchrun of torch 2.13 keeps one store over its restarts, and in it the
+# addresses of the ranks before. A rank that starts faster than its peer finds a dead one's address there, and the restart fails with
+# "Connection refused": in two of three tries on the machine that this was written on, in none of five with the variable set.
 
 # %%
 killed = {

@@ -1,6 +1,7 @@
 r"""A training script that may be killed anywhere, on any number of ranks: a start for your own.
 
     export PYTHONPATH=.           # where the savepoint package lies
+    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1  # or a restarted rank may call a dead one (2.13)
     torchrun --standalone --nproc-per-node 2 lab/train.py runs/a
     torchrun --standalone --nproc-per-node 2 --max-restarts 3 lab/train.py runs/b \
         --rehearse KILL 1 40      # kill -9 of rank 1 after step 40; torchrun starts all again

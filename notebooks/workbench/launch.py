@@ -109,10 +109,13 @@ def torchrun(
     # A static rendezvous (--master-addr) keeps a dead rank's address over a restart.
     where = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}"]
     where += ["--rdzv-id", str(port), "--local-addr", "127.0.0.1"]
+    # torch 2.13 keeps one store over restarts, with the addresses of the ranks before: one that
+    # starts faster than its peer may call a dead one. This gives each restart a store of its own.
+    own_store = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     return python(
         *("-m", "torch.distributed.run", *options, *where, *arguments),
         timeout=timeout,
-        env={"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": _loopback(), **(env or {})},
+        env={"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": _loopback(), **own_store, **(env or {})},
         cwd=cwd,
     )
 
