@@ -159,7 +159,7 @@ def inspect(context: Context):
         for position, entry in saved["optimizer_state_dict"]["state"].items():
             tensors[f"optimizer/{position}"] = entry["momentum_buffer"]
     with contextlib.suppress(Exception):
-        tensors["ema"] = saved["ema_state_dict"]["average"]
+        tensors["ema"] = saved["ema_state_dict"]["mean"]
     states = saved.get("rng_state_per_rank")
     facts["states"] = len(states) if isinstance(states, list) else type(states).__name__
     rows = {"rng_state": saved.get("rng_state")}
