@@ -16,6 +16,7 @@ DECISIVE = (
     *("open", "replace", "rename", "unlink", "remove", "link", "sendfile", "truncate", "write"),
     *("write_end_of_file", "flush", "close"),
 )
+NAME = "model[1].pt"  # as in the probe
 OTHERS = {"pair.tmp": b"somebody else's", "notes.txt": b"keep"}
 
 
@@ -59,18 +60,19 @@ def old_or_new(trial: Trial) -> str:
         "ddp_race_files.save_in_ranks",
         {"plans": [{"folder": "r0", "kill": None, "count": True}], "step": 2},
         tensors=tensors,
-        files={"r0/model.pt": old},
+        files={f"r0/{NAME}": old},
     )[0]
     whole = trial.evidence(raised(counted, "Saving over an existing file"))
     _require_saved(trial, whole, tensors)
     kills = _draw_kills(trial, whole.facts)
     plans = [{"folder": f"r{rank}", "kill": kill} for rank, kill in enumerate(kills)]
-    fresh = {int(r) for r in trial.rng.choice(np.arange(2, len(kills)), 3, replace=False)}
-    there = {f"r{r}/model.pt": old for r in range(len(plans)) if r not in fresh}
+    # Where there is no file yet; rank 2 is killed there while it pickles.
+    fresh = {2, *(int(r) for r in trial.rng.choice(np.arange(3, len(kills)), 3, replace=False))}
+    there = {f"r{r}/{NAME}": old for r in range(len(plans)) if r not in fresh}
     there |= {f"r{r}/{name}": data for r in range(len(plans)) for name, data in OTHERS.items()}
     reports = trial.attempt(
         "ddp_race_files.save_in_ranks",
-        {"plans": plans, "step": 2},
+        {"plans": plans, "step": 2, "umask": 0o077},
         tensors=tensors,
         files=there,
         world_size=len(plans),
@@ -90,13 +92,13 @@ def _independent() -> dict[str, Any]:
 
 
 def _require_saved(trial: Trial, whole: Evidence, tensors: dict[str, np.ndarray]) -> None:
-    if "r0/model.pt" not in whole.files:
+    if f"r0/{NAME}" not in whole.files:
         raise Wrong(
             "atomic_save(obj, path) returned, and there is no file at path; in the directory: "
             f"{names(whole.left()) or 'nothing'}.",
             "no_file",
         )
-    inside = inspect(trial, {"new.pt": whole.files["r0/model.pt"]})
+    inside = inspect(trial, {"new.pt": whole.files[f"r0/{NAME}"]})
     facts = inside.facts["new.pt"]
     if not facts["opens"]:
         raise Wrong("torch.load, with its default, does not open what was saved.", "not_torch_save")
@@ -111,7 +113,7 @@ def _require_saved(trial: Trial, whole: Evidence, tensors: dict[str, np.ndarray]
 
 def _draw_kills(trial: Trial, counted: dict[str, Any]) -> list[Any]:
     """Instants: as the call returns, inside the pickling, around every decisive call, random."""
-    kills: list[Any] = ["after", "inside"]
+    kills: list[Any] = ["after", "inside", "inside"]
     decisive = []
     for key, count in counted["seen"].items():
         name = str(key).split(" ")[0]
@@ -154,11 +156,11 @@ def _require_old_or_new(
         raised(report, f"{len(plans)} processes saved to {len(plans)} directories at once; one")
         if report.outcome not in ("ok", "exited"):
             raise Failed(report)
-    others = {n: d for n, d in files.items() if n.endswith("/model.pt") and d != old}
+    others = {n: d for n, d in files.items() if n.endswith(f"/{NAME}") and d != old}
     inside = inspect(trial, {n.replace("/", "-"): d for n, d in others.items()})
     counts = [0, 0]
     for rank, plan in enumerate(plans):
-        name = f"{plan['folder']}/model.pt"
+        name = f"{plan['folder']}/{NAME}"
         killed = f"Killed (SIGKILL) {_instant(plan['kill'])}: "
         if name not in files:
             if rank in fresh and plan["kill"] != "after":
@@ -195,7 +197,12 @@ def _same(inside: Evidence, name: str, tensors: dict[str, np.ndarray]) -> bool:
 
 def _require_next_save(trial: Trial, plans: list[dict[str, Any]], left: Report) -> None:
     """Another process saves where each killed one did: it succeeds, and leaves one file."""
-    again = [{"folder": plan["folder"], "kill": None} for plan in plans]
+    # Files come without their modes: those of what the killed saves left are put back.
+    modes = {str(n): int(m) for n, kind, _, m in left.listing if kind == "file"}
+    again = [
+        {"folder": f, "kill": None, "modes": {n: modes[n] for n in modes if n.startswith(f + "/")}}
+        for f in (plan["folder"] for plan in plans)
+    ]
     reports = trial.attempt(
         "ddp_race_files.save_in_ranks",
         {"plans": again, "step": 3},
@@ -215,8 +222,15 @@ def _require_next_save(trial: Trial, plans: list[dict[str, Any]], left: Report) 
         there = {str(n).removeprefix(folder) for n, *_ in report.listing if n.startswith(folder)}
         if lost := sorted(set(OTHERS) - there):
             raise Wrong(f"{killed} removed {names(lost)}, which is not its own.", "sweeps")
-        if extra := sorted(there - {"model.pt", *OTHERS}):
+        if extra := sorted(there - {NAME, *OTHERS}):
             raise Wrong(f"{killed} succeeded and left, beside it: {names(extra)}.", "left_behind")
+        mode = next((int(m) for n, _, _, m in report.listing if n == folder + NAME), 0)
+        if folder + NAME not in left.files and mode != 0o644:
+            raise Wrong(
+                f"A first save under umask 077 was killed {_instant(plan['kill'])}. The next, "
+                f"under umask 022, made a file with mode {mode:03o} instead of 644.",
+                "stale_mode",
+            )
 
 
 @decides("ddp_race.after_an_error")

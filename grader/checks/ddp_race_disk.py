@@ -48,6 +48,9 @@ def good_neighbour(trial: Trial) -> str:
                 "the save did not replace that file.",
                 "link",
             )
+        _require_mode(
+            listing, f"links/store/{to}.pt", 0o640, "Saved through a link to a file of 640"
+        )
     for name in ("hard/a.pt", "hard/a.tmp"):
         if came.files.get(f"{name}.kept") != old:
             raise Wrong(
@@ -123,7 +126,7 @@ def damage(trial: Trial) -> str:
             f"{absent['raised'] or 'nothing'}.",
             "no_such_file",
         )
-    return f"{len(order) - 1} damaged, foreign or unsafe files refused, the sound one accepted."
+    return f"{len(order) - 2} damaged, foreign or unsafe files refused, two sound ones accepted."
 
 
 def _damage_told(name: str, records: list[str]) -> str:
@@ -134,6 +137,7 @@ def _damage_told(name: str, records: list[str]) -> str:
         return "a truncated file"
     return {
         "sound": "a sound file",
+        "sound-list": "a sound file that holds a list",
         "legacy": "a file in the format of torch < 1.6",
         "unsafe": "a file that torch.load's default refuses",
         "ordinary": "an ordinary zip file",
@@ -142,7 +146,7 @@ def _damage_told(name: str, records: list[str]) -> str:
 
 
 def _require_verified(name: str, told: str, fact: dict[str, Any]) -> None:
-    if name == "sound.pt":
+    if name.startswith("sound"):
         if fact["raised"]:
             raise Wrong(f"verify_file on {told} raised {fact['raised']}.", "too_strict")
         if fact["returned"] != "None":

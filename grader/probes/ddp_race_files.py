@@ -19,6 +19,7 @@ from workbench.faults import kill_now
 from grader.child import Context, probe
 
 SAVE = "atomic_save(obj, path)"
+NAME = "model[1].pt"  # to a pattern that is not escaped, [1] is the digit 1
 
 
 class Pickled:
@@ -83,8 +84,11 @@ def save_in_ranks(context: Context):
     object is being pickled), "after" (as soon as the call has returned) or None.
     """
     plan = context.args["plans"][context.rank]
-    path = Path(plan["folder"]) / "model.pt"
+    path = Path(plan["folder"]) / NAME
     path.parent.mkdir(exist_ok=True)
+    os.umask(context.args.get("umask", 0o022))
+    for name, mode in plan.get("modes", {}).items():
+        Path(name).chmod(mode)
     function = context.module("files").atomic_save
     obj = payload(context.tensors, context.args["step"])
     obj["slow"] = Pickled(kill_now if plan["kill"] == "inside" else lambda: time.sleep(0.05))
@@ -194,12 +198,27 @@ def save_politely(context: Context):
 
 
 def _links(save: Callable[..., None]) -> None:
-    """A link to a file elsewhere (relative, as ``ln -s`` makes it), a link to a link."""
+    """To a file elsewhere (relative, as ``ln -s`` makes it), to a link, to another disk."""
+    for name in ("run", "other"):
+        Path(f"links/store/{name}.pt").chmod(0o640)
     Path("links/latest.pt").symlink_to("store/run.pt")
     Path("links/newest.pt").symlink_to("hop.pt")
     Path("links/hop.pt").symlink_to("store/other.pt")
     save("links/latest.pt", said="atomic_save(obj, path) where path is a symbolic link")
     save("links/newest.pt", said="atomic_save(obj, path) where path is a link to a link")
+    if shm := _other_disk():
+        with tempfile.TemporaryDirectory(dir=shm) as folder:
+            far = Path(folder) / "run.pt"
+            far.write_bytes(Path("links/store/run.pt").read_bytes())
+            Path("links/far.pt").symlink_to(far)
+            save("links/far.pt", said="atomic_save(obj, path) where path links to another disk")
+        Path("links/far.pt").unlink()
+
+
+def _other_disk() -> Path | None:
+    shm = Path("/dev/shm")
+    there = shm.is_dir() and os.access(shm, os.W_OK)
+    return shm if there and shm.stat().st_dev != Path.cwd().stat().st_dev else None
 
 
 def _elsewhere(save: Callable[..., None]) -> dict[str, Any]:
@@ -207,8 +226,8 @@ def _elsewhere(save: Callable[..., None]) -> dict[str, Any]:
     for name in ("hard/a.pt", "hard/a.tmp"):
         Path(name + ".kept").hardlink_to(name)
     save("hard/a.tmp")
-    shm = Path("/dev/shm")
-    if not shm.is_dir() or shm.stat().st_dev == Path.cwd().stat().st_dev:
+    shm = _other_disk()
+    if shm is None:
         save("hard/a.pt")
         return {}
     with tempfile.TemporaryDirectory(dir=shm) as folder:
@@ -232,6 +251,7 @@ def make_damaged(context: Context):
 
     obj = payload(context.tensors, 2) | {"lr": 0.1, "name": "AdamW"}
     torch.save(obj, "sound.pt")
+    torch.save([obj["tensors"], 0.5], "sound-list.pt")
     sound = Path("sound.pt").read_bytes()
     torch.save(obj, "legacy.pt", _use_new_zipfile_serialization=False)
     torch.save(obj | {"unsafe": _Opens()}, "unsafe.pt")
