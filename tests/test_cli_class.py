@@ -25,51 +25,51 @@ def notebooks(folder):
     return sorted(path.name for path in folder.glob("*.ipynb"))
 
 
-def test_a_class_begins_with_some_notebooks_and_gets_others_later(tmp_path):
-    new.create(tmp_path / "cs", "00, lr_reset")
-    source = tmp_path / "cs" / "source" / "bit_for_bit"
-    assert notebooks(source) == ["00_start_here.ipynb", "01_lr_reset.ipynb"]
-    assert (source / "AGENTS.md").exists() and (source / "savepoint" / "compat.py").exists()
-    (source / "01_lr_reset.ipynb").write_text("the instructor's own edit")
-
-    run = course("release", "--only", "1,2", cwd=tmp_path / "cs")
-    assert run.returncode == 0, run.stderr
-    assert "01_lr_reset is there already" in run.stdout and "Added 02_seed_gaps" in run.stdout
-    assert notebooks(source)[2:] == ["02_seed_gaps.ipynb"]
-    assert (source / "01_lr_reset.ipynb").read_text() == "the instructor's own edit"
-
-    for arguments, code, said in (
-        (["--only", "77"], 2, "course check --list"),
-        (["--only", "03", "--class", str(tmp_path)], 1, "is no class"),
-        (["--class", str(tmp_path / "cs")], 2, "--only"),
-    ):
-        run = course("release", *arguments, cwd=tmp_path / "cs")
-        assert run.returncode == code and said in run.stderr
-    assert notebooks(source)[2:] == ["02_seed_gaps.ipynb"]
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--only", "77", "--class", "CLASS"], 2, "course check --list"),
+        (["--only", "03", "--class", "."], 1, "is no class"),
+        (["--class", "CLASS"], 2, "--only"),
+        (["--only", "02", "--class", "CLASS"], 1, "has no 02_seed_gaps"),
+    ],
+)
+def test_what_cannot_be_handed_out_is_said(tmp_path, arguments, code, said):
+    (tmp_path / "cs" / "source" / "bit_for_bit").mkdir(parents=True)
+    given = [str(tmp_path / "cs") if a == "CLASS" else a for a in arguments]
+    run = course("release", *given, cwd=tmp_path)
+    assert run.returncode == code and said in run.stderr, run.stderr
+    assert not (tmp_path / "cs" / "release").exists()
 
 
 @pytest.mark.slow
-def test_a_later_notebook_leaves_the_marks_of_an_earlier_one(tmp_path):
-    new.create(tmp_path / "cs", "00")
-    generate = [BIN / "nbgrader", "generate_assignment", "bit_for_bit", "--force"]
-    env = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
-    first = subprocess.run(generate, cwd=tmp_path / "cs", env=env, capture_output=True, timeout=200)
+@pytest.mark.timeout(600)
+def test_a_class_takes_a_notebook_a_week_and_keeps_its_marks(tmp_path):
+    """nbgrader refuses another set of notebooks once there are submissions: it stays the same."""
+    folder = tmp_path / "cs"
+    new.create(folder)
+    released = folder / "release" / "bit_for_bit"
+    first = course("release", "--only", "00", cwd=folder)
     assert first.returncode == 0, first.stderr
-    url = f"sqlite:///{tmp_path / 'cs' / 'gradebook.db'}"
-    with Gradebook(url) as book:
-        book.add_student("ada")
-        book.add_submission("bit_for_bit", "ada")
-        grade = book.find_grade("start_here-same_bits", "00_start_here", "bit_for_bit", "ada")
-        grade.extra_credit = 2.5
-        book.db.commit()
-    new.add(tmp_path / "cs", "01")
-    then = subprocess.run(generate, cwd=tmp_path / "cs", env=env, capture_output=True, timeout=200)
-    assert then.returncode == 0, then.stderr
-    assert "01_lr_reset.ipynb" in notebooks(tmp_path / "cs" / "release" / "bit_for_bit")
-    with Gradebook(url) as book:
-        grade = book.find_grade("start_here-same_bits", "00_start_here", "bit_for_bit", "ada")
-        assert grade.extra_credit == 2.5
-        assert book.find_notebook("01_lr_reset", "bit_for_bit").max_score == 20
+    assert notebooks(released) == ["00_start_here.ipynb"]
+    assert (released / "AGENTS.md").exists()
+    assert "SOLUTION" not in (released / "savepoint" / "compat.py").read_text()
+
+    mine = folder / "submitted" / "ada" / "bit_for_bit"
+    shutil.copytree(released, mine)
+    env = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    grade = [BIN / "nbgrader", "autograde", "bit_for_bit", "--force"]
+    for _ in ("this week", "the next"):
+        run = subprocess.run(grade, cwd=folder, env=env, capture_output=True, timeout=240)
+        assert run.returncode == 0, run.stderr.decode()[-3000:]
+        with Gradebook(f"sqlite:///{folder / 'gradebook.db'}") as book:
+            submission = book.find_submission("bit_for_bit", "ada")
+            assert {n.name: n.max_score for n in submission.notebooks}["01_lr_reset"] == 20
+        then = course("release", "--only", "0,01", cwd=folder)
+        assert then.returncode == 0, then.stderr
+        assert notebooks(released) == ["00_start_here.ipynb", "01_lr_reset.ipynb"]
+        if not (mine / "01_lr_reset.ipynb").exists():
+            shutil.copy(released / "01_lr_reset.ipynb", mine)
 
 
 @pytest.fixture
@@ -99,10 +99,8 @@ def test_validate_shows_a_stub_s_messages_and_no_trouble_of_ours(name, folder):
         else:
             assert len(cells) == 1 and f"{check.id}   " in cells[0]
             assert "Not yet: " in cells[0] and "Traceback" not in cells[0]
-    others = {s for s in failed if "check(" not in s}
-    assert others == (
-        {"*Write here: two or three sentences.*"} if incident.written_points else set()
-    )
+    written = [said for source, said in failed.items() if "check(" not in source]
+    assert written == ["You did not provide a response."] * bool(incident.written_points)
 
 
 @pytest.mark.slow

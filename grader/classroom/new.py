@@ -25,12 +25,8 @@ class CannotCreate(Exception):
     """The class's directory cannot be made where it was asked for."""
 
 
-def create(directory: Path, only: str | None = None) -> str:
-    """Write the class's directory; return what to do next. Raises CannotCreate.
-
-    ``only`` names the notebooks to begin with, as in "00,01": the others are added later.
-    """
-    stems = notebooks(only) if only else None
+def create(directory: Path) -> str:
+    """Write the class's directory; return what to do next. Raises CannotCreate."""
     directory = directory.expanduser().resolve()
     if directory.is_relative_to(ROOT):
         raise CannotCreate(
@@ -39,7 +35,7 @@ def create(directory: Path, only: str | None = None) -> str:
         )
     if directory.exists() and any(directory.iterdir()):
         raise CannotCreate(f"{directory} is not empty; nothing was written.")
-    build.write_source(directory / "source" / build.ASSIGNMENT, stems)
+    build.write_source(directory / "source" / build.ASSIGNMENT)
     (directory / "nbgrader_config.py").write_text(CONFIG, encoding="utf-8")
     return f"""{directory} is a class now. In it:
 
@@ -53,36 +49,35 @@ def create(directory: Path, only: str | None = None) -> str:
 grader/README.md in the course's repository has the whole path, and says what is protected."""
 
 
-def add(directory: Path, only: str) -> str:
-    """Add notebooks to a class's source: this week's. Raises CannotCreate, UnknownName.
+def release(directory: Path, only: str) -> str:
+    """Make what a class hands out this week: the assignment with these notebooks alone.
 
-    One assignment grows, so there is one gradebook column a notebook and one ``savepoint``, which
-    a learner's next notebook builds on. What the source has already is not touched.
+    There is one assignment and one ``savepoint``, on which each notebook builds. nbgrader fixes an
+    assignment's notebooks at the first submission, so all are in the gradebook from the start, and
+    only what is handed out grows. Raises CannotCreate, UnknownName, ReleaseError.
     """
-    source = directory.expanduser().resolve() / "source" / build.ASSIGNMENT
+    directory = directory.expanduser().resolve()
+    source = directory / "source" / build.ASSIGNMENT
     if not source.is_dir():
         raise CannotCreate(
             f"{directory} is no class: it has no source/{build.ASSIGNMENT}. Run this in a class's "
             "directory, or name it with --class; `course classroom new` makes one."
         )
-    wanted = notebooks(only)
     there = {path.stem for path in source.glob("*.ipynb")}
-    build.write_notebooks(source, wanted - there)
-    lines = [f"{stem} is there already, and was left as it is." for stem in sorted(wanted & there)]
-    if new := sorted(wanted - there):
-        lines.append(f"Added {', '.join(new)}. To hand out the assignment as it is now:")
-        lines.append(f"    nbgrader generate_assignment {build.ASSIGNMENT} --force")
-        lines.append("Learners add the new notebooks to the folder they have, and keep savepoint/.")
-    return "\n".join(lines)
+    wanted = notebooks(only)
+    if missing := sorted(wanted - there):
+        raise CannotCreate(f"This class's source has no {', '.join(missing)}.")
+    build.generate_assignment(directory, force=True)
+    released = directory / "release" / build.ASSIGNMENT
+    for stem in there - wanted:
+        (released / f"{stem}.ipynb").unlink()
+    return f"""{released} has {", ".join(sorted(wanted))} now, and the whole of savepoint/.
+Hand it out; learners add the new notebooks to the folder they have, and keep their savepoint/.
+Next week name these and the next one: what is not named is not in it."""
 
 
 def notebooks(only: str) -> set[str]:
     """The notebooks that "00,01" or "lr_reset" names, as stems. Raises UnknownName."""
-    built = {source.stem for source in build.sources()}
-    found = set()
-    for what in filter(None, re.split(r"[\s,]+", only)):
-        incident = registry.incidents()[registry.select(what)[0].incident]
-        if incident.notebook not in built:
-            raise registry.UnknownName(f"{incident.notebook} is not written yet.")
-        found.add(incident.notebook)
-    return found
+    names = filter(None, re.split(r"[\s,]+", only))
+    checks = [registry.select(name)[0] for name in names]
+    return {registry.incidents()[check.incident].notebook for check in checks}

@@ -181,7 +181,7 @@ def release(
         bool, typer.Option(help="Also execute the solutions' notebooks (slow).")
     ] = True,
     only: Annotated[
-        str | None, typer.Option(help="For instructors: add this notebook to a class, e.g. 02.")
+        str | None, typer.Option(help="For instructors: hand out these notebooks, e.g. 00,01.")
     ] = None,
     class_: Annotated[
         Path | None, typer.Option("--class", help="The class's directory; this one without it.")
@@ -189,14 +189,14 @@ def release(
 ) -> None:
     """For authors: build notebooks/ and the executed solutions/*.ipynb from solutions/.
 
-    With --only, for instructors: add a notebook to a class that takes one a week.
+    With --only, for instructors: a class's release/ with these notebooks alone, week by week.
     """
     from grader.release import build
 
     if only or class_:
         if not only or check_only:
-            raise fail("Say which notebooks: course release --only 02 --class DIR")
-        add_to_class(class_ or Path.cwd(), only)
+            raise fail("Say which notebooks: course release --only 00,01 --class DIR")
+        release_some(class_ or Path.cwd(), only)
         return
 
     try:
@@ -261,28 +261,23 @@ def grade(
 @classroom_app.command("new")
 def classroom_new(
     directory: Annotated[Path, typer.Argument(help="A new directory for the class.")],
-    only: Annotated[
-        str | None, typer.Option(help="The notebooks to begin with, e.g. 00,01; all without it.")
-    ] = None,
 ) -> None:
     """Write an ordinary nbgrader course directory; stock nbgrader commands work in it."""
     from grader.classroom import new
 
     try:
-        typer.echo(new.create(directory, only))
-    except registry.UnknownName as error:
-        raise fail(str(error)) from None
+        typer.echo(new.create(directory))
     except (new.CannotCreate, OSError) as error:
         raise fail(str(error), 1) from None
 
 
-def add_to_class(directory: Path, only: str) -> None:
-    """`course release --only`: this week's notebook, into a class's source."""
+def release_some(directory: Path, only: str) -> None:
+    """`course release --only`: what a class hands out this week."""
     from grader.classroom import new
     from grader.release.build import ReleaseError
 
     try:
-        typer.echo(new.add(directory, only))
+        typer.echo(new.release(directory, only))
     except registry.UnknownName as error:
         raise fail(str(error)) from None
     except (new.CannotCreate, ReleaseError, OSError) as error:

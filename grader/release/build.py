@@ -84,7 +84,7 @@ def build(into: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="course-") as temporary:
         course = Path(temporary).resolve()
         write_source(course / "source" / ASSIGNMENT)
-        _generate_assignment(course)
+        generate_assignment(course)
         released = course / "release" / ASSIGNMENT
         into.mkdir(parents=True)
         for path in sorted(released.glob("*.ipynb")):
@@ -94,13 +94,10 @@ def build(into: Path) -> None:
     refuse_leaks(into)
 
 
-def write_source(directory: Path, only: set[str] | None = None) -> None:
-    """An nbgrader source directory: the instructor's notebooks, the complete package, the rest.
-
-    ``only`` names the notebooks (``01_lr_reset``) to write; without it, all.
-    """
+def write_source(directory: Path) -> None:
+    """An nbgrader source directory: the instructor's notebooks, the complete package, the rest."""
     directory.mkdir(parents=True)
-    write_notebooks(directory, only)
+    _write_notebooks(directory)
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(SOLUTIONS / "savepoint", directory / "savepoint", ignore=ignore)
     shutil.copyfile(NOTEBOOKS / "AGENTS.md", directory / "AGENTS.md")
@@ -108,11 +105,9 @@ def write_source(directory: Path, only: set[str] | None = None) -> None:
         shutil.copytree(extra, directory / extra.name, ignore=ignore)
 
 
-def write_notebooks(directory: Path, only: set[str] | None = None) -> None:
+def _write_notebooks(directory: Path) -> None:
     """The instructor's notebooks as nbgrader wants its sources. Raises ReleaseError."""
     for source in sources():
-        if only is not None and source.stem not in only:
-            continue
         try:
             text = convert.dumps(convert.read(source))
         except convert.SourceError as error:
@@ -130,7 +125,8 @@ def learner_extras() -> list[Path]:
     )
 
 
-def _generate_assignment(course: Path) -> None:
+def generate_assignment(course: Path, *, force: bool = False) -> None:
+    """nbgrader's own command, on the class at ``course``. Raises ReleaseError."""
     from nbgrader.apps import NbGraderAPI
     from traitlets.config import Config
 
@@ -141,7 +137,9 @@ def _generate_assignment(course: Path) -> None:
     config.CourseDirectory.root = str(course)
     config.CourseDirectory.db_url = f"sqlite:///{course / 'gradebook.db'}"
     with _on_path():
-        result: dict[str, Any] = NbGraderAPI(config=config).generate_assignment(ASSIGNMENT)
+        result: dict[str, Any] = NbGraderAPI(config=config).generate_assignment(
+            ASSIGNMENT, force=force
+        )
     if not result.get("success"):
         log = str(result.get("log") or result.get("error"))[-3000:]
         raise ReleaseError(f"nbgrader's generate_assignment failed:\n{log}")
