@@ -258,6 +258,20 @@ def grade(
     raise typer.Exit(code)
 
 
+@app.command()
+def report(
+    out: Annotated[Path, typer.Option(help="Where it goes.")] = Path("report"),
+    rows: Annotated[int, typer.Option(min=1, help="Students in a heat map, at most.")] = 500,
+) -> None:
+    """A page on the class in this directory, and a CSV file a notebook for an LMS."""
+    from grader.cli import reporting
+
+    try:
+        reporting.run(Path.cwd(), out, rows)
+    except reporting.CannotReport as error:
+        raise fail(str(error)) from None
+
+
 @classroom_app.command("new")
 def classroom_new(
     directory: Annotated[Path, typer.Argument(help="A new directory for the class.")],
