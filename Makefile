@@ -35,7 +35,7 @@ start: .venv/.made
 	@$(BIN)/course start
 
 lab: start
-	cd work && ../$(BIN)/jupyter lab 00_start_here.ipynb $(LAB_ARGS)
+	cd work && ../$(BIN)/jupyter lab 00_start_here.ipynb $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS)
 
 # System programs that tests want. Without the right to install them the tests that need
 # them are skipped and say so; under CI=true a missing one is a failure.

@@ -10,6 +10,7 @@ import importlib
 import linecache
 import os
 import random
+import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -147,6 +148,11 @@ def failure(error: BaseException, package: str | None) -> dict[str, Any]:
         text = str(error.msg if isinstance(error, SyntaxError) else error)
     except Exception:
         text = "(its text could not be read)"
+    if text.startswith("Weights only load failed"):
+        # torch goes on with advice to load the file unsafely.
+        blocked = re.search(r"GLOBAL (\S+) was not an allowed global", text)
+        held = f": it holds {blocked[1]}" if blocked else ""
+        text = f"torch.load's default refuses the file{held}"
     return {
         "outcome": "raised",
         "type": type(error).__name__,

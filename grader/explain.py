@@ -112,7 +112,8 @@ def prediction(check: Check, answer: Any) -> tuple[Status, str]:
     if answer in (None, "", "?"):
         return (
             Status.NOT_IMPLEMENTED,
-            f"Not yet: put {', '.join(check.options)} in the cell above, as text, and run it.",
+            f"Not yet: put {', '.join(check.options)} in the cell before the check, as text, and "
+            "run it.",
         )
     if not isinstance(answer, str) or answer.strip().lower() not in check.options:
         return (

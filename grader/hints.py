@@ -34,14 +34,20 @@ def seen(check_id: str) -> int:
 
 
 def pending() -> str | None:
-    """The code to ask about when none is named: what failed first; else what is not there yet."""
+    """The code to ask about when none is named: of the notebook that was checked last, what failed
+    first; else what is not there yet. A pass that has gone stale is no failure."""
     from grader import remembered
     from grader.verdict import Status
 
     open_: list[remembered.Standing] = []
     with contextlib.suppress(paths.NoPackage):
         for chapter in remembered.standings(paths.package_root()):
-            open_ += [s for s in chapter.required if s.status is not None and not s.passed]
+            open_ += [s for s in chapter.required if s.status not in (None, Status.PASSED)]
+    if open_:
+        latest = max(open_, key=lambda s: s.when).check.incident
+        open_ = [s for s in open_ if s.check.incident == latest]
+    # A prediction asks for a letter and no help, as long as something else is open.
+    open_.sort(key=lambda s: s.check.kind == "prediction")
     begun = [s for s in open_ if s.status is not Status.NOT_IMPLEMENTED]
     for standing in begun or open_:
         return standing.hint or standing.check.id

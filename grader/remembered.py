@@ -133,6 +133,7 @@ class Standing:
     status: Status | None
     stale: bool
     hint: str | None = None
+    when: float = 0.0  # of the verdict, in seconds since 1970
 
     @property
     def passed(self) -> bool:
@@ -217,4 +218,5 @@ def _standing(check: Check, root: Path, last: dict[str, dict[str, Any]], now: st
         status,
         stale=bool(entry) and entry.get("digest") != now,
         hint=hint if isinstance(hint, str) else None,
+        when=float(entry.get("when") or 0) if entry else 0.0,
     )

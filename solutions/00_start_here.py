@@ -22,7 +22,8 @@ card("start_here")
 # %% [markdown]
 # ## 1. The promise, shown
 #
-# `workbench/first_run.py` trains a small network for six epochs and saves after each. We run it
+# `workbench/first_run.py` (installed with the course, as `workbench` is; its source is in `notebooks/workbench/`
+# of the repository) trains a small network for six epochs and saves after each. We run it
 # twice: once in peace, and once killed with `kill -9` after 70 optimizer steps, in the middle of
 # an epoch, then started again. A killed process runs no `finally` and flushes no file.
 

@@ -34,7 +34,7 @@ card("lr_reset")
 #
 # | | |
 # |---|---|
-# | **Symptom** | Validation loss 0.45 after epoch 29. The node was pre-empted; the run resumed at epoch 30 with 0.52, and never came back below 0.45. |
+# | **Symptom** | Validation loss 0.45 after epoch 29. The node was pre-empted; the run resumed at epoch 30 with 0.52, and never caught up with its sister runs. |
 # | **Timeline** | Checkpoint written every epoch without an error. Resume command and arguments unchanged. Weights loaded, all keys matched. |
 # | **Impact** | Noticed a day later, from the plot. The day's training was thrown away. |
 # | **Not the cause** | The file is intact. The data is the same. Nobody changed the code. |
@@ -218,10 +218,11 @@ for (optimizer, name), (losses, lr, same) in ablation.items():
 table(["optimizer", "left out", "next epoch's loss", "", "learning rate", "bit-identical"], rows)
 
 # %% [markdown]
-# Read the last column first: **one row of nine is right.** Whatever is left out, the weights are others.
+# Read the last column first: **for each optimizer, one row of nine is right.** Whatever is left out, the
+# weights are others.
 #
-# Now the loss. Most omissions do not show in it: without the scheduler, or a generator, the ratio
-# stays near 1, and nobody would notice. A loss curve finds the loud half of these bugs; the hash finds
+# Now the loss. Most omissions do not show in it: without the scheduler, or a generator, the ratio is off
+# by no more than other noise makes it, up or down, and nobody would notice. A loss curve finds the loud half of these bugs; the hash finds
 # all.
 #
 # And your prediction:
@@ -462,7 +463,7 @@ check("lr_reset.elsewhere")
 
 # %% [markdown]
 # The next cell is empty here: what it holds is run when the notebook is graded. It asks for what
-# `load_checkpoint`'s docstring promises besides (`course check 01` runs it too).
+# else `load_checkpoint`'s docstring promises (`course check 01` runs it too).
 
 # %% nbgrader={"grade_id": "lr_reset-fine_print"}
 ### BEGIN HIDDEN TESTS

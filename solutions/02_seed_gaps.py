@@ -506,7 +506,7 @@ check("seed_gaps.same_run")
 
 # %% [markdown]
 # The next cell is empty here: what it holds is run when the notebook is graded. It asks for what
-# `seeded_loader`'s docstring promises besides (`course check 02` runs it too).
+# `seeded_loader`'s docstring promises too (`course check 02` runs it too).
 
 # %% nbgrader={"grade_id": "seed_gaps-fine_print"}
 ### BEGIN HIDDEN TESTS

@@ -201,7 +201,7 @@ table(["what rank 1 got, 20 reads", "times"], sorted(two["early"].items()))
 # ### One writer, a barrier, and an error
 #
 # Rank 0 cannot write (its directory does not exist), logs that and goes on. Rank 1 stands at the barrier. Its
-# time limit is 2 s here; torch's default is 30 minutes. Below, the same with the error sent to all.
+# time limit is 2 s here; torch's default is 30 minutes (10 with NCCL). Below, the same with the error sent to all.
 
 # %%
 table(
@@ -431,7 +431,7 @@ check("ddp_race.other_world_size")
 
 # %% [markdown]
 # The next cell is empty here: what it holds is run when the notebook is graded. It asks for what
-# `load_checkpoint_ddp`'s docstring promises besides (`course check 03` runs it too).
+# `load_checkpoint_ddp`'s docstring promises too (`course check 03` runs it too).
 
 # %% nbgrader={"grade_id": "ddp_race-fine_print"}
 ### BEGIN HIDDEN TESTS

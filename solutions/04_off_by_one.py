@@ -583,7 +583,7 @@ check("off_by_one.group")
 
 # %% [markdown]
 # The next cell is empty here: what it holds is run when the notebook is graded. It asks for what
-# `resume`'s docstring promises besides (`course check 04` runs it too).
+# `resume`'s docstring promises too (`course check 04` runs it too).
 
 # %% nbgrader={"grade_id": "off_by_one-fine_print"}
 ### BEGIN HIDDEN TESTS

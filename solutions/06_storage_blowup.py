@@ -607,7 +607,7 @@ check("storage_blowup.best_safe")
 
 # %% [markdown]
 # The next cell is empty here: what it holds is run when the notebook is graded. It asks for what
-# `CheckpointManager`'s docstring promises besides (`course check 06` runs it too).
+# `CheckpointManager`'s docstring promises too (`course check 06` runs it too).
 
 # %% nbgrader={"grade_id": "storage_blowup-fine_print"}
 ### BEGIN HIDDEN TESTS

@@ -100,7 +100,7 @@ def test_a_learner_s_whole_path_through_01(lab, page):
     shoot(page, "5_replayed", narrow=True)
 
     # The written root cause: Validate asks for it, and a person will mark it.
-    cause = page.locator(".jp-MarkdownCell", has_text="Write here: two or three sentences.").first
+    cause = page.locator(".jp-MarkdownCell", has_text="Write here.").first
     cause.dblclick()
     browsing.rewrite(page, cause, "The new optimizer began with the first rate and no moments.")
     page.keyboard.press("Control+Enter")

@@ -63,7 +63,35 @@ def rng(trial: Trial) -> str:
             "A state from a machine with one GPU more was put back without a word.",
             "other_devices",
         )
+    _devices(trial)
     return "All generators draw in a new process what they would have drawn in the old one."
+
+
+def _devices(trial: Trial) -> None:
+    """Two CUDA devices: each has a state of its own, and a warning says where their number differs.
+
+    CPU generators stand in for the devices' (no CUDA is run).
+    """
+    start = {
+        "seeds": [trial.draw_seed(), trial.draw_seed()],
+        "counts": [int(n) for n in trial.rng.integers(3, 40, 2)],
+    }
+    others = [trial.draw_seed(), trial.draw_seed()]
+    came = trial.probe("lr_reset_devices.two_devices", start | {"others": others})
+    truth = trial.trusted("lr_reset_devices.draw", start).tensors.under("draws")
+    if bad := differing(truth, came.tensors.under("taken")):
+        raise Wrong(f"Calling rng_state() moved CUDA device {names(bad)}'s generator.", "moves")
+    for name, saved, present in (("same", 2, "01"), ("fewer", 1, "0"), ("more", 3, "01")):
+        got = came.tensors.under(name)
+        told = f"A state of {saved} CUDA device{'s' * (saved > 1)}, put back where there are 2"
+        if bad := [device for device in present if got.get(device) != truth[device]]:
+            raise Wrong(
+                f"{told}: the generator of device {names(bad)} does not draw what it would have "
+                f"drawn. (rng_state() gave {came.facts['states']} states for 2 devices.)",
+                "rng_cuda",
+            )
+        if name != "same" and not came.facts["warned"][name]:
+            raise Wrong(f"{told}: no warning says so.", "other_devices")
 
 
 def _require_rng_format(inside: dict[str, Any]) -> None:
@@ -101,7 +129,8 @@ def weights(trial: Trial) -> str:
 
 @decides("lr_reset.learning_rate")
 def learning_rate(trial: Trial) -> str:
-    schedule = str(trial.rng.choice(["step", "cosine", "exponential"]))
+    # Not an exponential one: it multiplies the last rate, and goes on rightly without its count.
+    schedule = str(trial.rng.choice(["step", "cosine", "lambda"]))
     experiment = Experiment(trial, RATE | {"schedule": schedule})
     experiment.require_same()
     first, last = experiment.truth.facts["lrs"][0][0], experiment.truth.facts["lrs"][-1][0]
@@ -125,7 +154,8 @@ def adam_moments(trial: Trial) -> str:
 
 @decides("lr_reset.loads_by_default")
 def loads_by_default(trial: Trial) -> str:
-    experiment = Experiment(trial, MOMENTUM | {"schedule": "step", "noise": True})
+    spec = MOMENTUM | {"schedule": "step", "noise": True}
+    experiment = Experiment(trial, spec)
     facts = experiment.inside.facts
     require_opens(facts)
     require_keys(facts)
@@ -153,7 +183,21 @@ def loads_by_default(trial: Trial) -> str:
             f"{names(lost)} is not in it.",
             "optimizer_empty",
         )
+    _numpy_loss(trial, spec)
     return f"The file opens by default and holds {names(CONTRACT_KEYS, 9)}."
+
+
+def _numpy_loss(trial: Trial, spec: dict[str, Any]) -> None:
+    """The mean of some losses is a np.float64, which is a float, and which the default refuses."""
+    told = {"epoch": 3, "loss": (0.1).hex(), "numpy_loss": True}
+    start = {"spec": spec, "seed": trial.draw_seed()} | told
+    file = written(trial.probe("lr_reset.save", start, tensors=draw_batches(trial, 3)))
+    facts = opened(trial, file).facts
+    if facts["loss"] != (0.1).hex():
+        raise Wrong(
+            f'Saved with loss=np.float64(0.1); the file\'s "loss" is a {facts["loss_type"]}.',
+            "loss_type",
+        )
 
 
 @decides("lr_reset.incomplete_file")

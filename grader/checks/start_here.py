@@ -30,13 +30,31 @@ def same_bits(trial: Trial) -> str:
         "broadcast": (base[:1], base[0], False, "(1, 4) against (4,)", "shape"),
         "strided": (base, base.copy(), True, "a transposed view against its copy", "strided"),
     }
+    # Any dtype: of other sizes, odd in number, without a shape, strided, part of a graph.
+    three = base.ravel()[:3]
+    for name, array in {
+        "bfloat16": three,
+        "float16": three.astype(np.float16),
+        "bool": three > 0,
+        "float64, of shape ()": np.array(three[0], np.float64),
+        "float64, transposed,": base.astype(np.float64),
+        "with requires_grad": three,
+    }.items():
+        cases[name] = (array, array.copy(), True, f"a tensor {name} against its copy", "any_dtype")
     tensors = {}
     for name, (a, b, *_) in cases.items():
         tensors |= {f"{name}/a": a, f"{name}/b": b}
     order = [list(cases)[int(i)] for i in trial.rng.permutation(len(cases))]
-    args = {"pairs": order, "transposed": ["strided"]}
+    args = {
+        "pairs": order,
+        "transposed": ["strided", "float64, transposed,"],
+        "bfloat16": ["bfloat16"],
+        "requires_grad": ["with requires_grad"],
+    }
     said = trial.probe("start_here.compare", args, tensors=tensors).facts["said"]
     for name, (_, _, expected, told, cause) in cases.items():
+        if str(said[name]).startswith("raised "):
+            raise Wrong(f"same_bits on {told}: it {said[name]}.", cause)
         if not isinstance(said[name], bool):
             raise Wrong(f"same_bits returned a {said[name]}.", "not_bool")
         if said[name] != expected:

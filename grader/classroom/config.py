@@ -66,7 +66,7 @@ def configure(c: Any) -> None:
     ]
     # The only code cells that learners fill in are predictions.
     c.ClearSolutions.code_stub = {"python": 'prediction = "?"  # your letter, as text'}
-    c.ClearSolutions.text_stub = "*Write here: two or three sentences.*"
+    c.ClearSolutions.text_stub = "*Write here.*"
 
     # Without this, autograde replaces the learner's modules by the solution's.
     c.Autograde.exclude_overwriting = {

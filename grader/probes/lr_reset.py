@@ -50,7 +50,8 @@ class Ema:
 
 
 class SizedEma(Ema):
-    """An extra that is false where a truth value is asked for: only None means none."""
+    """An extra that is false where a truth value is asked for, as a sampler is at its epoch's end
+    (its len() is 0): only None means none."""
 
     def __len__(self) -> int:
         return 0
@@ -95,7 +96,10 @@ def save_to(context: Context, run: Run, extras: dict[str, Any], path: Any, **sai
         optimizer=run.optimizer,
         scheduler=run.scheduler,
         epoch=context.args["epoch"],
-        loss=float.fromhex(context.args["loss"]),
+        # The mean of some losses is a np.float64 as often as not.
+        loss=(np.float64 if context.args.get("numpy_loss") else float)(
+            float.fromhex(context.args["loss"])
+        ),
         **extras,
         said=SAVE,
         **said,
@@ -124,6 +128,7 @@ def _train_on(run: Run, extras: dict[str, Any], x: Tensor, y: Tensor) -> dict[st
 def save(context: Context):
     """(A) Train from a drawn seed, save; or also train on, to see that saving disturbs nothing."""
     spec = context.args["spec"]
+    context.module("checkpoint")  # imported before training, as a script does
     run = build(spec, context.args["seed"])
     extras = _extras(spec, 1.5)
     set_mode(run.model, True)

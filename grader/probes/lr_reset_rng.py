@@ -36,9 +36,12 @@ def take_rng(context: Context):
     context.call(module, "rng_state", said="rng_state()")
     _advance(context)
     state = context.call(module, "rng_state", said="rng_state()")
+    draws = {f"draws/{name}": draw for name, draw in generator_draws().items()}
+    # A snapshot: neither later draws nor a later call change it.
+    context.call(module, "rng_state", said="rng_state()")
     with contextlib.suppress(Exception):
         torch.save(state, "state.pt")
-    return {}, {f"draws/{name}": draw for name, draw in generator_draws().items()}
+    return {}, draws
 
 
 @probe

@@ -39,11 +39,8 @@ class Stack(nn.Module):
         return self.layers(x)
 
 
-class SizedStepLR(torch.optim.lr_scheduler.StepLR):
-    """A schedule that is false where a truth value is asked for, and draws while it loads."""
-
-    def __len__(self) -> int:
-        return 0
+class DrawingStepLR(torch.optim.lr_scheduler.StepLR):
+    """A schedule that draws random numbers while it loads."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         random.random(), np.random.randn(), torch.rand(1)
@@ -73,6 +70,9 @@ def build(spec: dict[str, Any], seed: int, *, other: bool = False) -> Run:
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     model = Stack(spec.get("dropout", 0.3))
+    if spec.get("odd"):  # two names for one weight, and 64 bits a number
+        model.layers[4].weight = model.layers[1].weight
+        model.double()
     scale = spec.get("other_lr_scale", 3.0) if other else 1.0
     # The frozen ones too: were they thawed on the way, they would be trained, and it would show.
     parameters = list(model.parameters())
@@ -105,8 +105,8 @@ def _schedule(spec: dict[str, Any], optimizer: Optimizer) -> Any:
         return torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.9)
     if schedule == "lambda":  # reads its own base_lrs, unlike those that go on from the last rate
         return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.9**step)
-    if schedule == "sized":
-        return SizedStepLR(optimizer, step_size=3, gamma=0.6)
+    if schedule == "drawing":
+        return DrawingStepLR(optimizer, step_size=3, gamma=0.6)
     if schedule == "plateau":
         return torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=1, factor=0.7)
     if schedule == "onecycle":
@@ -144,6 +144,7 @@ def train(run: Run, x: Tensor, y: Tensor, *, label: str = "", snapshots: bool = 
     for number, (inputs, labels) in enumerate(zip(x, y, strict=True), start=1):
         if run.noise:
             inputs = noisy(inputs)
+        inputs = inputs.to(next(run.model.parameters()).dtype)
         run.optimizer.zero_grad()
         loss = F.cross_entropy(run.model(inputs), labels)
         loss.backward()

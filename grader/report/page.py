@@ -60,7 +60,7 @@ def table(
     """A table of ready HTML; the first cell of a row is its header."""
     head = "".join(f'<th scope="col">{cell}</th>' for cell in header)
     body = "".join(
-        f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>\n'
+        f'<tr><th scope="row">{first}</th>{"".join(map(_cell, rest))}</tr>\n'
         for first, *rest in rows
     )
     return (
@@ -68,6 +68,11 @@ def table(
         f'<table class="{kind}"><caption>{caption}</caption><thead><tr>{head}</tr></thead>\n'
         f"<tbody>{body}</tbody></table></div>"
     )
+
+
+def _cell(content: str) -> str:
+    # Numbers and short words stay on one line; sentences get room.
+    return f"<td{' class=short' if len(content) < 24 or '<span' in content else ''}>{content}</td>"
 
 
 def _percent(part: float, whole: float) -> str:
@@ -86,7 +91,9 @@ def _overview(of: Class) -> str:
             [
                 text(chapter.incident.notebook),
                 str(len(chapter.rows)),
-                f"{collect.middle(points):g} of {chapter.max_points:g}" if points else "–",
+                f"{collect.middle(points):g} of {chapter.max_points:g}"
+                if points and chapter.max_points
+                else "–",
                 str(full) if chapter.max_points else "–",
                 str(len(chapter.rows) - len(graded)),
                 str(sum(row.open > 0 for row in graded)),
@@ -113,7 +120,9 @@ def _hardest(columns: list[Column]) -> str:
         for c in hardest
     ]
     header = ["check", "what must hold", "passed", "share", "the others"]
-    return "<h2>Hardest checks</h2>" + table("Checks with the smallest share passed", header, rows)
+    return "<h2>Hardest checks</h2>" + table(
+        "Checks with the smallest share passed", header, rows, "says"
+    )
 
 
 def _otherwise(column: Column) -> str:
@@ -135,7 +144,7 @@ def _misconceptions(of: Class) -> str:
     header = ["hint code", "what the message says", "check", "students"]
     more = len(of.misconceptions) - len(rows)
     rest = f"<p>{more} more were met by fewer.</p>" if more > 0 else ""
-    return head + table("Students whose verdict named it", header, rows) + rest
+    return head + table("Students whose verdict named it", header, rows, "says") + rest
 
 
 def _maps(chapters: list[Chapter], rows: int) -> list[str]:
@@ -144,7 +153,8 @@ def _maps(chapters: list[Chapter], rows: int) -> list[str]:
         for mark, meaning in collect.MEANINGS.items()
     )
     said = '<h2>Student by check</h2><ul class="legend">' + legend + "</ul>"
-    return [said, *(_map(c, rows, opened=number == 0) for number, c in enumerate(chapters))]
+    first = next((c for c in chapters if c.max_points), chapters[0])
+    return [said, *(_map(c, rows, opened=c is first) for c in chapters)]
 
 
 def _map(chapter: Chapter, limit: int, *, opened: bool) -> str:

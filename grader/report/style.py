@@ -13,16 +13,18 @@ main { max-width: 76rem; margin: 0 auto; padding: 1rem; }
 h1 { margin: 0 0 .25rem; overflow-wrap: anywhere; }
 h2 { margin: 2rem 0 .5rem; }
 p { max-width: 46rem; }
-code { font-size: .9em; }
+code { font-size: .9em; white-space: nowrap; }
 .scroll { overflow-x: auto; margin: 0 0 1rem; }
-.tall { max-height: 80vh; overflow-y: auto; border: 1px solid var(--line); }
+.tall { width: fit-content; max-width: 100%; max-height: 80vh; overflow-y: auto;
+  border: 1px solid var(--line); }
 .scroll:focus-visible, summary:focus-visible { outline: 3px solid #0072b2; outline-offset: 2px; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-weight: 600; padding: .3rem 0; }
 th, td { border-bottom: 1px solid var(--line); padding: .25rem .7rem .25rem 0; text-align: left;
   vertical-align: top; }
 thead th { white-space: nowrap; }
-tbody th { font-weight: 400; overflow-wrap: anywhere; max-width: 20rem; }
+tbody th { font-weight: 400; overflow-wrap: anywhere; min-width: 11rem; max-width: 24rem; }
+.says td { min-width: 12rem; } .says td.short { min-width: 0; white-space: nowrap; }
 .prose td { overflow-wrap: anywhere; min-width: 8rem; }
 .bar { display: inline-block; min-width: 7rem; padding: 0 .3rem; background: linear-gradient(
   to right, var(--pass) var(--share), var(--soft) var(--share)); }
@@ -44,6 +46,6 @@ summary { font-weight: 600; cursor: pointer; padding: .3rem 0; }
 .p { background: var(--pass); } .w { background: var(--wrong); } .n { background: var(--not); }
 .t { background: var(--stop); } .o { background: var(--open); }
 @media (max-width: 40rem) { body { font-size: 15px; } .map th:first-child { width: 7rem;
-  max-width: 7rem; } }
+  max-width: 7rem; white-space: normal; overflow-wrap: anywhere; } }
 @media print { .tall { max-height: none; } }
 """
