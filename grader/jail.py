@@ -132,6 +132,8 @@ def _bubblewrap(folder: Path, sources: dict[Path, Path], uid: int, gid: int) -> 
     ]
     for name, value in environment().items():
         arguments += ["--setenv", name, value]
+    # Before all else: the course itself may lie under /tmp, and is then mounted into this one.
+    arguments += ["--size", str(TMP_BYTES), "--tmpfs", "/tmp"]
     for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
         path = Path("/", name)
         if path.is_symlink():
@@ -146,8 +148,7 @@ def _bubblewrap(folder: Path, sources: dict[Path, Path], uid: int, gid: int) -> 
     arguments += ["--ro-bind", str(folder / "etc"), "/etc"]
     arguments += ["--proc", "/proc", "--dev", "/dev"]
     arguments += ["--size", str(SHM_BYTES), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
-    arguments += ["--size", str(TMP_BYTES), "--tmpfs", "/tmp", "--chdir", "/tmp"]
-    return [*arguments, "--remount-ro", "/"]
+    return [*arguments, "--chdir", "/tmp", "--remount-ro", "/"]
 
 
 def _mounts() -> list[Path]:

@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import time
+from functools import cache
 from pathlib import Path
 
 PROCESSES = 256
@@ -80,6 +81,17 @@ def is_clean() -> bool:
     return not left and all(_empty(Path(place), until, depth=0) for place in PLACES)
 
 
+@cache
+def _mounted() -> tuple[Path, ...]:
+    """What is mounted below the places that are emptied: the course, where it lies under /tmp."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    except OSError:
+        return ()
+    points = [Path(line.split()[4]) for line in lines]
+    return tuple(p for p in points if any(Path(place) in p.parents for place in PLACES))
+
+
 def _empty(folder: Path, until: float, depth: int) -> bool:
     """Empty a directory without following a link; give up on one that is very deep."""
     if depth > 100:
@@ -88,11 +100,14 @@ def _empty(folder: Path, until: float, depth: int) -> bool:
         for path in folder.iterdir():
             if time.monotonic() > until:
                 return False
+            if path in _mounted():
+                continue
             if path.is_dir() and not path.is_symlink():
                 path.chmod(0o700)
                 if not _empty(path, until, depth + 1):
                     return False
-                path.rmdir()
+                if not any(path in point.parents for point in _mounted()):
+                    path.rmdir()
             else:
                 path.unlink()
     except OSError:

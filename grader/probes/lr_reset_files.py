@@ -31,7 +31,8 @@ def make_incomplete(context: Context):
         elif how == "of another shape":
             variant[key] = saved[key] | {"layers.4.weight": torch.zeros(2, 2)}
         elif how == "of a shape that broadcasts":
-            variant[key] = saved[key] | {"layers.4.weight": saved[key]["layers.4.weight"][:1]}
+            weight = saved[key].get("layers.4.weight", torch.zeros(2, 2))
+            variant[key] = saved[key] | {"layers.4.weight": weight[:1]}
         torch.save(variant, f"{name}.pt")
     Path("checkpoint.pt").unlink()
     return {}
