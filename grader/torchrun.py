@@ -1,6 +1,6 @@
 """Probes of several ranks started by a real torchrun: slower, and the same verdicts.
 
-    BIT_FOR_BIT_RANKS=torchrun course check ddp_race
+    course check ddp_race --torchrun
 
 torchrun starts this module once for each rank: ``python -m grader.torchrun DIRECTORY``.
 """

@@ -183,7 +183,7 @@ def fine_print(trial: Trial) -> str:
     args: dict[str, Any] = {
         "spec": SGD,
         "other_seed": trial.draw_seed(),
-        "eval": bool(trial.rng.integers(2)),
+        "eval": int(trial.rng.integers(2)),
     }
     args["files"] = ["run", "gpu"]
     files = {name: made.files[name] for name in ("run.pt", "gpu.pt")}
@@ -202,7 +202,7 @@ def fine_print(trial: Trial) -> str:
         wanted = {"epoch": told["epoch"], "loss": told["loss"], "world_size": 4}
         if bad := [key for key, value in wanted.items() if returned[key] != value]:
             raise Wrong(f"{CALL} returned another {names(bad)} than was saved.", "returns")
-        if fact["training"] == args["eval"]:
+        if fact["training"] != (rank % 2 != args["eval"]):
             raise Wrong("Loading changed the model's train/eval mode.", "mode_changed")
         if bad := differing(truth.under("saved"), got):
             raise Wrong(f"On rank {rank} these did not come back: {names(bad)}.", "model")
@@ -211,6 +211,15 @@ def fine_print(trial: Trial) -> str:
         if bad := wrong_generators(truth.under(f"rank{rank}/draws"), got.under("draws")):
             _blame_generators(rank, bad, truth, got)
     _require_devices(trial, ranks, files, args)
+    misfit = {"misfit.pt": made.files["misfit.pt"]}
+    for rank, evidence in enumerate(on_ranks(trial, "ddp_race_load.fit", args, 2, files=misfit)):
+        if "RuntimeError" not in evidence.facts["bases"]:
+            came = evidence.facts["raised"] or "nothing"
+            raise Wrong(
+                "A file in which the model's output.bias is called output.shift was loaded: "
+                f"expected torch's RuntimeError, came {came} on rank {rank}.",
+                "not_strict",
+            )
     return (
         "Returned values, modes, devices, extras that draw, four ranks on two nodes: as promised."
     )

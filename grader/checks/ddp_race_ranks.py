@@ -72,7 +72,8 @@ def require_returned(
                 "for others who never came (the limit here; torch's default is 30 min).",
                 "out_of_step",
             )
-        text = fact["texts"][0].splitlines()[0][:300]
+        # What torch says next of a file that it refuses is advice to open it unsafely.
+        text = fact["texts"][0].splitlines()[0].partition(" This file can still")[0][:300]
         raise Wrong(f"{where}: {call} raised on rank {rank}: {text}", cause)
 
 

@@ -55,6 +55,7 @@ def one_writer(trial: Trial) -> str:
     _require_extra(inside)
     _require_states(inside, truth, 4)
     _require_undisturbed(ranks, truth)
+    _require_one_disk(trial, told)
     return (
         "One file, written by global rank 0, whole on every rank's return; four RNG states in it."
     )
@@ -95,8 +96,27 @@ def _require_states(inside: Evidence, truth: Tensors, ranks: int) -> None:
         )
 
 
+def _require_one_disk(trial: Trial, told: dict[str, Any]) -> None:
+    """Each rank with a disk of its own: which of them have written is then seen from outside."""
+    there = {f"disk-{rank}/runs/.here": b"" for rank in range(4)}
+    ranks = on_ranks(trial, "ddp_race_load.save_on_disks", told, 4, files=there)
+    case = "Four ranks on two nodes, each with a disk of its own"
+    # What the others make of a disk on which rank 0's file is not is up to them.
+    if ranks[0].facts["raised"]:
+        text = ranks[0].facts["texts"][0].splitlines()[0][:200]
+        raise Wrong(f"{case}: {CALL} into a directory that is there raised {text}", "raises")
+    new = sorted(set(ranks[0].left()) - set(there) - {"disk-0/runs/run.pt"})
+    if new:
+        mine = all(name.startswith("disk-0/") for name in new)
+        raise Wrong(
+            f"{case}: after the save there is {names(new)}.", "litter" if mine else "writers"
+        )
+
+
 def _require_undisturbed(ranks: list[Evidence], truth: Tensors) -> None:
     for rank, evidence in enumerate(ranks):
+        if not evidence.facts["training"]:
+            raise Wrong("Saving changed the model's mode from train to eval.", "save_disturbs")
         want = truth.under(f"rank{rank}/draws")
         if bad := wrong_generators(want, evidence.tensors.under("after/draws")):
             raise Wrong(
@@ -119,11 +139,18 @@ def failing_writer(trial: Trial) -> str:
         "OSError": "No space left on device",
         "_Picky": "quota of project 7 exceeded",
     }
+    require_returned(ranks, CALL, key="first")
     for number, kind in enumerate(order):
         facts = [evidence.facts.get(str(number)) for evidence in ranks]
         told_kind = "an exception that cannot be pickled" if kind == "_Picky" else kind
         case = f"Rank 0's write failed with {told_kind}: {texts[kind]}. "
         _require_told(case, kind, texts[kind], [fact for fact in facts if fact is not None])
+    files = ranks[0].files
+    if files.get("after.pt") != files.get("before.pt"):
+        raise Wrong(
+            "A checkpoint was there, and saves over it failed: it is another file now, or none.",
+            "in_place",
+        )
     require_returned(ranks, f"After these failures, the next {CALL}", "no_next", key="next")
     inside = inspect(trial, require_file(ranks[0]))
     truth = trial.trusted("ddp_race.expected", {**told, "ranks": 2}).tensors

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,14 +25,16 @@ from grader.probes.ddp_race_ranks import (
     bare,
     build,
     draws,
+    no_more_writing,
     outcome,
     seed_generators,
     seed_rank,
     state_tensors,
+    two_nodes,
     warmed,
     wrap,
 )
-from grader.probes.lr_reset import Ema
+from grader.probes.lr_reset import Ema, SizedEma
 from grader.probes.training import model_tensors, train
 
 
@@ -44,11 +48,14 @@ class Slow:
         return {"slow": Pickled(lambda: time.sleep(self.seconds))}
 
 
-def save(context: Context, path: Any, run: Run, **extra: Any) -> dict[str, Any]:
-    """Call save_checkpoint_ddp; what came of it."""
+def save(
+    context: Context, path: Any, run: Run, *, numpy_loss: bool = False, **extra: Any
+) -> dict[str, Any]:
+    """Call save_checkpoint_ddp; what came of it. np.float64 is a float, as np.mean returns one."""
     module = context.module("distributed")
     parts = {"model": run.model, "optimizer": run.optimizer, "scheduler": run.scheduler}
-    told = {"epoch": context.args["epoch"], "loss": float.fromhex(context.args["loss"])}
+    loss = float.fromhex(context.args["loss"])
+    told = {"epoch": context.args["epoch"], "loss": np.float64(loss) if numpy_loss else loss}
     context.stage(SAVE)
     return outcome(lambda: module.save_checkpoint_ddp(path, **{**parts, **told, **extra}))
 
@@ -59,21 +66,6 @@ def load(context: Context, path: Any, run: Run, **given: Any) -> dict[str, Any]:
     parts = {"model": run.model, "optimizer": run.optimizer, "scheduler": run.scheduler}
     context.stage(LOAD)
     return outcome(lambda: module.load_checkpoint_ddp(path, **{**parts, **given}))
-
-
-def two_nodes(context: Context) -> None:
-    """LOCAL_RANK as on two nodes: 0, 1, 0, 1."""
-    half = max(context.world_size // 2, 1)
-    os.environ["LOCAL_RANK"] = str(context.rank % half)
-    os.environ["RANK"], os.environ["WORLD_SIZE"] = str(context.rank), str(context.world_size)
-
-
-def no_more_writing() -> None:
-    """This process can write no byte to any file from here on."""
-    import resource
-
-    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
 
 
 def ready(context: Context, group: Group) -> Run:
@@ -97,6 +89,7 @@ def save_as_nodes(context: Context):
     group.meet("saving")
     extra = {"ema": Ema(1.5 + group.rank), "slow": Slow(0.3 if group.rank == 0 else 0.0)}
     fact = save(context, "run.pt", run, **extra)
+    fact["training"] = bare(run.model).training
     tensors: dict[str, Tensor] = {}
     with contextlib.suppress(OSError):
         tensors["seen"] = torch.frombuffer(
@@ -117,8 +110,9 @@ def save_otherwise(context: Context):
         wrap(run)
     seed_rank(context.args["seed"], context.rank)
     run.model.eval()
-    fact = save(context, "runs/today/run.pt", run, ema=Ema(1.5 + context.rank), sampler=None)
-    fact["training"] = run.model.training
+    extra = {"ema": SizedEma(1.5 + context.rank), "sampler": None}
+    fact = save(context, "runs/today/run.pt", run, numpy_loss=True, **extra)
+    fact["training"] = bare(run.model).training
     tensors = state_tensors(run, "after") | draws("after")
     if group:
         group.meet("saved")
@@ -175,8 +169,6 @@ def inspect(context: Context):
 def put_generators(state: dict[str, Any]) -> None:
     """The grader's own set_rng_state; what is not there stays wherever it was."""
     import random
-
-    import numpy as np
 
     seed_generators(int.from_bytes(os.urandom(4), "big"))
     with contextlib.suppress(Exception):
@@ -287,15 +279,21 @@ class Failing:
 
 @probe
 def fail_to_save(context: Context):
-    """Saves that fail on rank 0, one after another, then one that goes well. All ranks live on."""
+    """Saves over an old file that fail on rank 0, one after another, then one that goes well."""
     group = Group(context)
     run = ready(context, group)
-    facts: dict[str, Any] = {}
+    facts: dict[str, Any] = {"first": save(context, "run.pt", run, ema=Ema(0.5))}
+    if not group.in_step("first", facts["first"]):
+        return facts
+    if group.rank == 0 and Path("run.pt").exists():
+        shutil.copyfile("run.pt", "before.pt")
     for number, (kind, late) in enumerate(context.args["errors"]):
         extra = Failing(kind, late) if group.rank == 0 else Ema(1.0)
         facts[str(number)] = save(context, "run.pt", run, fails=extra)
         if not group.in_step(f"failed-{number}", facts[str(number)]):
             return facts
+    if group.rank == 0 and Path("run.pt").exists():
+        shutil.copyfile("run.pt", "after.pt")
     facts["next"] = save(context, "run.pt", run, ema=Ema(1.5 + group.rank))
     group.meet("saved")
     return facts

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from grader.child import Context, probe
-from grader.probes.ddp_race import load, two_nodes
+from grader.probes.ddp_race import load, ready, save
 from grader.probes.ddp_race_ranks import (
     Group,
     bare,
@@ -19,6 +19,7 @@ from grader.probes.ddp_race_ranks import (
     seed_generators,
     seed_rank,
     state_tensors,
+    two_nodes,
     warmed,
     wrap,
 )
@@ -44,7 +45,8 @@ def _generators() -> dict[str, Any]:
 def make_checkpoint(context: Context):
     """Trusted: a file by the contract, as ``ranks`` ranks write it (None: save_checkpoint's).
 
-    Variants of it lack a key, or have it as None; "gpu" is what a machine with one would write.
+    Variants of it lack a key, or have it as None; "gpu" is what a machine with one would write;
+    in "misfit" a weight has another name.
     """
     args = context.args
     run = warmed(args["spec"], args["seed"])
@@ -71,6 +73,9 @@ def make_checkpoint(context: Context):
         if how == "absent":
             del variant[key]
         torch.save(variant, f"{name}.pt")
+    names = saved["model_state_dict"]
+    misfit = {("output.shift" if n == "output.bias" else n): t for n, t in names.items()}
+    torch.save(saved | {"model_state_dict": misfit}, "misfit.pt")
     tag = torch.serialization.location_tag
     torch.serialization.location_tag = lambda storage: "cuda:0"
     try:
@@ -126,8 +131,8 @@ def load_elsewhere(context: Context):
         run = build(context.args["spec"], context.args["other_seed"])
         if group:
             wrap(run)
-        if context.args.get("eval"):
-            run.model.eval()
+        if "eval" in context.args:  # on half of the ranks
+            run.model.train(context.rank % 2 != context.args["eval"])
         seed_generators(context.args["other_seed"])
         ema = Ema(0.0, greedy=True)
         facts[name] = load(context, f"{name}.pt", run, ema=ema)
@@ -151,6 +156,30 @@ def locate(context: Context):
 
     fact = load(context, "run.pt", run, map_location=here)
     return fact | {"asked": len(asked)}
+
+
+@probe
+def fit(context: Context):
+    """(B) Load a file whose names are not the model's."""
+    group = Group(context)
+    run = build(context.args["spec"], context.args["other_seed"])
+    wrap(run)
+    fact = load(context, "misfit.pt", run)
+    group.meet("done")
+    return fact
+
+
+@probe
+def save_on_disks(context: Context):
+    """(A) Two nodes save, and each rank has a disk of its own."""
+    group = Group(context)
+    two_nodes(context)
+    run = ready(context, group)
+    os.chdir(f"disk-{group.rank}")
+    fact = save(context, "runs/run.pt", run)
+    group.meet("saved")
+    os.chdir("..")
+    return fact
 
 
 @probe

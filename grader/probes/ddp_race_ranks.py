@@ -226,3 +226,18 @@ def _described(returned: Any) -> Any:
         if isinstance(returned.get("world_size"), int)
         else None,
     }
+
+
+def two_nodes(context: Context) -> None:
+    """LOCAL_RANK as on two nodes: 0, 1, 0, 1."""
+    half = max(context.world_size // 2, 1)
+    os.environ["LOCAL_RANK"] = str(context.rank % half)
+    os.environ["RANK"], os.environ["WORLD_SIZE"] = str(context.rank), str(context.world_size)
+
+
+def no_more_writing() -> None:
+    """This process can write no byte to any file from here on."""
+    import resource
+
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))

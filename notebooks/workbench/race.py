@@ -120,7 +120,9 @@ def race(folder: Path, writes: Callable[[], bool] = lambda: True, *, equal: bool
 
 
 def early(folder: Path) -> Any:
-    """Rank 0 saves over the checkpoint of epoch 0, and nobody waits: what rank 1 then reads."""
+    """Rank 0 saves over the checkpoint of epoch 0, and nobody waits: what rank 1 then reads.
+
+    Half of the time rank 0 is busy and begins late; half of the time rank 1 does."""
     seen = Counter()
     content = checkpoint(0, equal=True)
     for number in range(SAVES):
@@ -129,8 +131,9 @@ def early(folder: Path) -> Any:
             torch.save(content | {"epoch": 0}, path)
         dist.barrier()
         outcome = "read the new file"
+        if dist.get_rank() == number // 2 % 2:
+            time.sleep((0.02, 0.004)[dist.get_rank()])  # a whole save takes 10 to 20 ms
         if dist.get_rank() == 0:
-            time.sleep(0.02)  # a busy writer
             torch.save(content | {"epoch": 1}, path)
         elif dist.get_rank() == 1:
             try:
