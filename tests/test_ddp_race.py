@@ -11,9 +11,10 @@ from workbench.launch import torchrun
 from grader import registry
 from grader.client import SpawnWorkers
 from grader.judge import judge
-from grader.paths import NOTEBOOKS, SOLUTIONS
+from grader.paths import SOLUTIONS
 from grader.torchrun import TorchrunRanks
 from grader.verdict import Status
+from tests import banking
 
 
 def _replay(runner, probe, ranks, **args):
@@ -74,12 +75,51 @@ def test_torchrun_leaves_no_process_behind(tmp_path):
     assert str(script) not in alive
 
 
+# Every check that needs several ranks, and a chaff that it rejects.
+SEVERAL_RANKS = {
+    "one_writer": "chaff_every_rank_writes",
+    "failing_writer": "chaff_error_on_rank0_only",
+    "in_all_else": "chaff_no_parents",
+    "same_bits": "chaff_rank0_rng_restored",
+    "one_answer": "chaff_exists_lost",
+    "other_world_size": "chaff_no_warning",
+    "fine_print": "chaff_returns_everything",
+}
+
+
+class _Spy:
+    """Remembers how many ranks were asked for."""
+
+    def __init__(self, runner):
+        self.runner, self.ranks = runner, set()
+
+    def run(self, request, blobs):
+        if not request.get("independent"):
+            self.ranks.add(request.get("world_size", 1))
+        return self.runner.run(request, blobs)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["one_writer", "failing_writer", "one_answer"])
-def test_real_torchrun_gives_the_same_verdicts(runner, name):
+def test_the_checks_of_several_ranks_are_these(runner):
+    several = set()
+    for check in registry.select("ddp_race"):
+        if check.kind != "prediction":
+            spy = _Spy(runner)
+            judge(check, SOLUTIONS, spy, trusted_runner=runner, seed=4)
+            several |= {check.id.split(".")[1]} if max(spy.ranks, default=1) > 1 else set()
+    assert several == set(SEVERAL_RANKS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "chaff"), SEVERAL_RANKS.items())
+def test_real_torchrun_gives_the_same_verdicts(runner, tmp_path, name, chaff):
+    """The bank's own test says the same of forked ranks."""
     check, ranks = registry.checks()[f"ddp_race.{name}"], TorchrunRanks(runner)
-    assert judge(check, SOLUTIONS, ranks, seed=4).status is Status.PASSED
-    assert judge(check, NOTEBOOKS, ranks, seed=4).status is Status.NOT_IMPLEMENTED
+    right = judge(check, SOLUTIONS, ranks, trusted_runner=runner, seed=4)
+    assert right.status is Status.PASSED, right.as_text()
+    entry = next(e for e in banking.entries("distributed") if e.name == chaff)
+    wrong = judge(check, banking.package(entry, tmp_path), ranks, trusted_runner=runner, seed=4)
+    assert wrong.hint == banking.expected("distributed")["chaffs"][chaff][check.id], wrong.as_text()
 
 
 @pytest.mark.slow
