@@ -189,7 +189,8 @@ timeline_figure(two["race"]["timeline"], f"2 ranks, one path: {two['race']['of']
 # ### One writer, and nobody waits
 #
 # So rank 0 alone writes. In the next experiment rank 1 opens the file without waiting, as a rank does that
-# validates or resumes. Half of the time there is a checkpoint of the epoch before.
+# validates or resumes. Half of the time there is a checkpoint of the epoch before; half of the time rank 0 is
+# busy and begins to write a little later.
 
 # %%
 table(["what rank 1 got, 20 reads", "times"], sorted(two["early"].items()))
@@ -335,6 +336,9 @@ for row, (who, what, kind) in enumerate(STEPS):
     )
     ax.barh(row, 1.6 if who == "all" else 0.8, height=0.7, hatch="///" if together else "", **look)
     ax.text(1.75, row, f"{who}: {what}", va="center")
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+    word = "together" if together else "alone"
+    ax.text(0.8 if who == "all" else 0.4, row, word, va="center", ha="center", fontsize=8, bbox=box)
 ax.set(xlim=(0, 9), ylim=(len(STEPS) - 0.4, -0.6), xticks=[], yticks=[])
 ax.spines[["left", "bottom"]].set_visible(False)
 ax.grid(False)
@@ -399,8 +403,8 @@ tasks("ddp_race")
 #
 # ## 7. Check
 #
-# These checks fork ranks of their own, and kill some. `BIT_FOR_BIT_RANKS=torchrun course check 03`, in a
-# terminal, starts the same ranks with `torchrun` (a minute or two).
+# These checks fork ranks of their own, and kill some. `course check 03 --torchrun`, in a terminal, starts the
+# same ranks with `torchrun` (some minutes).
 
 # %% nbgrader={"grade_id": "ddp_race-old_or_new"}
 check("ddp_race.old_or_new")

@@ -139,18 +139,11 @@ def failing_writer(trial: Trial) -> str:
         "OSError": "No space left on device",
         "_Picky": "quota of project 7 exceeded",
     }
-    require_returned(ranks, CALL, key="first")
     for number, kind in enumerate(order):
         facts = [evidence.facts.get(str(number)) for evidence in ranks]
         told_kind = "an exception that cannot be pickled" if kind == "_Picky" else kind
         case = f"Rank 0's write failed with {told_kind}: {texts[kind]}. "
         _require_told(case, kind, texts[kind], [fact for fact in facts if fact is not None])
-    files = ranks[0].files
-    if files.get("after.pt") != files.get("before.pt"):
-        raise Wrong(
-            "A checkpoint was there, and saves over it failed: it is another file now, or none.",
-            "in_place",
-        )
     require_returned(ranks, f"After these failures, the next {CALL}", "no_next", key="next")
     inside = inspect(trial, require_file(ranks[0]))
     truth = trial.trusted("ddp_race.expected", {**told, "ranks": 2}).tensors

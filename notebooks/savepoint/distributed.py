@@ -71,10 +71,9 @@ def save_checkpoint_ddp(
     or its ``__cause__``, has the type and the message of the original in its text, or is the
     original. Apart from that the type of what is raised is up to you.
 
-    In all else it is ``save_checkpoint``, which from this notebook on writes through
-    ``atomic_save``: a save that fails leaves the old file as it was; directories are made, no
-    generator moves, no mode changes. Without a process group too; ``rng_state_per_rank`` may then
-    be left out.
+    In all else it is ``save_checkpoint``: directories are made, no generator moves, no mode
+    changes. Without a process group too; ``rng_state_per_rank`` may then be left out. Whether a
+    save that fails costs the old file is not checked; with ``atomic_save`` it does not.
     """
     raise NotImplementedError("03_ddp_race, task 2: one writer, every rank's RNG, one outcome for all")
 
