@@ -190,19 +190,6 @@ def test_marks_equal_stock_nbgrader_s_cell_by_cell(ungraded, graded, tmp_path):
     assert marks(course) == ours
 
 
-@pytest.mark.slow
-def test_a_dask_cluster_of_separate_processes(ungraded, graded, tmp_path):
-    distributed = pytest.importorskip("distributed")
-    course = tmp_path / "cs101"
-    shutil.copytree(ungraded, course)
-    Store(course).set_seed(Store(graded[0]).seed())
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
-    ) as cluster:
-        grade(course, "--scheduler", cluster.scheduler_address, code=1)
-    assert marks(course) == marks(graded[0])
-
-
 def test_without_a_whole_jail_it_refuses(tmp_path, monkeypatch):
     from grader.classroom.grading import CannotGrade
     from grader.cli import grading
