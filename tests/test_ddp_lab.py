@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 from workbench.lab import Lab
 
+from grader import registry
+from grader.judge import judge
 from grader.paths import NOTEBOOKS, SOLUTIONS
+from grader.verdict import Status
+from tests import banking
 
 SCRIPTS = NOTEBOOKS / "lab"
 
@@ -85,3 +89,28 @@ def test_the_lab_says_what_it_runs_on(tmp_path):
     for gpus, ranks, said in ((0, 2, "gloo on the CPU"), (1, 2, "gloo"), (2, 2, "NCCL on GPUs")):
         assert said in Lab(SCRIPTS, SOLUTIONS, Path(tmp_path), gpus).told(ranks)
     assert Lab(SCRIPTS, SOLUTIONS, Path(tmp_path), 1).settings() == [1, 2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "name", "killed", "fewer"),
+    [
+        ("distributed", "chaff_rank0_rng_restored", "drawn", None),
+        ("distributed", "chaff_optimizer_forgotten", "loaded", "loaded"),
+        ("distributed", "chaff_no_warning", None, "no_warning"),
+        ("distributed", "chaff_world_size_raises", None, "start"),
+        ("resume", "chaff_advance_is_per_rank", "samples", "samples"),
+        ("resume", "chaff_position_per_rank", None, "samples"),
+        ("resume", "chaff_epoch_starts_at_zero", "samples", "samples"),
+        ("distributed", "wheat_tensors", None, None),
+        ("resume", "wheat_own_load", None, None),
+    ],
+)
+def test_the_labs_checks_tell_right_from_wrong(runner, tmp_path, module, name, killed, fewer):
+    """The banks of 03 and 04 serve: the lab has no module of its own."""
+    entry = next(e for e in banking.entries(module) if e.name == name)
+    package = banking.package(entry, tmp_path)
+    for check, cause in (("killed_rank", killed), ("fewer_ranks", fewer)):
+        verdict = judge(registry.checks()[f"ddp_lab.{check}"], package, runner, seed=3)
+        assert verdict.hint == (cause and f"ddp_lab.{check}.{cause}"), verdict.as_text()
+        assert (verdict.status is Status.PASSED) is (cause is None)

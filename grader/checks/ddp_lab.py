@@ -79,7 +79,13 @@ class Lineage:
             "killed" in line for line in self.trails[plan.kill[0]]
         ):
             _require_no_error(first, "The first start")
-            raise Failed(died)
+            if died.outcome != "ok":
+                raise Failed(died)
+            ended = died.facts.get("ended")
+            why = (
+                f"before, it raised {str(ended)[:200]}" if ended else "the epochs were over before"
+            )
+            raise Wrong(f"{plan.told}; but it never came to that step: {why}.", "samples")
         if "run.pt" not in first[0].files:
             raise Wrong(
                 f"{plan.told}: there is no checkpoint, though it was saved before.", "no_file"
@@ -150,6 +156,7 @@ class Lineage:
 
     def require_samples(self) -> None:
         """Every epoch's samples, each once, give or take the padding; losses that are numbers."""
+        self._require_steps()
         trained: dict[int, Counter[int]] = {epoch: Counter() for epoch in range(EPOCHS)}
         for lives in self.rows():
             for (epoch, _), rows in lives.items():
@@ -169,6 +176,23 @@ class Lineage:
         for trail in self.trails:
             if not all(math.isfinite(line["loss"]) for line in trail if "loss" in line):
                 raise Wrong(f"{self.plan.told}: a loss is no finite number.", "loss")
+
+    def _require_steps(self) -> None:
+        """Each life's steps follow one another, in their epochs; rows are rows of the data."""
+        batches, saved = self.plan.batches, self.plan.saved
+        for number, lives in enumerate(self.rows()):
+            first = number < self.before
+            steps = range(1, saved + 1) if first else range(saved + 1, EPOCHS * batches + 1)
+            if list(lives) != [((step - 1) // batches, step) for step in steps]:
+                which = "first" if first else "second"
+                raise Wrong(
+                    f"{self.plan.told}. The {which} start is to train steps {steps.start} to "
+                    f"{steps.stop - 1}, {batches} an epoch; a rank trained others.",
+                    "samples",
+                )
+            there = range(self.plan.length)
+            if beyond := [row for rows in lives.values() for row in rows if row not in there]:
+                raise Wrong(f"{self.plan.told}: there is no sample {beyond[0]}.", "samples")
 
     def truth(self, *, whole: bool) -> Tensors:
         """What ranks that nobody killed have at the checkpoint and, if ``whole``, at the end."""

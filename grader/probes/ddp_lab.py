@@ -128,7 +128,7 @@ def segment(context: Context):
         if not context.args["kill"]:
             raise
         # Its peer is dead: whatever it says of that, and however late, is right.
-        return fact | {"ended": type(error).__name__}, tensors
+        return fact | {"ended": f"{type(error).__name__}: {error}"[:400]}, tensors
     group.meet("done")
     return fact, tensors | state_tensors(script.run, "end") | draws("end")
 
