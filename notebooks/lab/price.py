@@ -35,6 +35,8 @@ def main() -> None:
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     gpu = options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available())
     device = torch.device("cuda" if gpu else "cpu")
+    if not gpu:
+        torch.set_num_threads(1)  # threads that wait for each other measure the other programs
     batch, pixels, steps = (64, 128, 10) if gpu else (2, 64, 1)
     torch.manual_seed(0)
     model = resnet50().to(device)
