@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,11 @@ _NUMPY = {
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A key to sort names by: runs of digits count as numbers."""
+    return [(int(p), "") if p.isdecimal() else (-1, p) for p in re.split(r"(\d+)", name)]
 
 
 @dataclass(frozen=True)
@@ -47,13 +53,16 @@ class Tensors(dict[str, Raw]):
 
     @classmethod
     def parse(cls, data: bytes | None) -> Tensors:
-        """From safetensors bytes. Raises ValueError for anything else."""
+        """From safetensors bytes, in the names' order. Raises ValueError for anything else."""
         if not data:
             return cls()
         try:
             items = safetensors.deserialize(data)
         except Exception as error:
             raise ValueError(f"not tensors: {error}") from None
+        # safetensors hands them out in another order in each process; "the first difference" is
+        # the first by name, with step2 before step10.
+        items.sort(key=lambda item: _natural(item[0]))
         return cls({n: Raw(i["dtype"], tuple(i["shape"]), bytes(i["data"])) for n, i in items})
 
     def under(self, prefix: str) -> Tensors:

@@ -134,6 +134,9 @@ def _bubblewrap(folder: Path, sources: dict[Path, Path], uid: int, gid: int) -> 
         arguments += ["--setenv", name, value]
     # Before all else: the course itself may lie under /tmp, and is then mounted into this one.
     arguments += ["--size", str(TMP_BYTES), "--tmpfs", "/tmp"]
+    inside_tmp = ROOT.is_relative_to("/tmp")
+    if inside_tmp:
+        arguments += ["--size", "4096", "--tmpfs", str(ROOT)]
     for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
         path = Path("/", name)
         if path.is_symlink():
@@ -145,6 +148,8 @@ def _bubblewrap(folder: Path, sources: dict[Path, Path], uid: int, gid: int) -> 
     for name in COVERED:
         arguments += ["--size", "4096", "--tmpfs", str(ROOT / "grader" / name)]
         arguments += ["--remount-ro", str(ROOT / "grader" / name)]
+    if inside_tmp:  # elsewhere it is part of /, which is sealed at the end
+        arguments += ["--remount-ro", str(ROOT)]
     arguments += ["--ro-bind", str(folder / "etc"), "/etc"]
     arguments += ["--proc", "/proc", "--dev", "/dev"]
     arguments += ["--size", str(SHM_BYTES), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
