@@ -80,4 +80,8 @@ def configure(c: Any) -> None:
     c.OverwriteCells.add_missing_cells = True
     # Longer than the longest check takes to give up on a package that hangs.
     c.Execute.timeout = 180
+    # On a busy machine the default 4 s between a cell's reply and its last output are too few:
+    # nbgrader then gives up on the student, with no mark.
+    c.Execute.iopub_timeout = 60
+    c.Execute.startup_timeout = 180
     c.Execute.shutdown_kernel = "immediate"
