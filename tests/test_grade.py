@@ -185,9 +185,30 @@ def test_marks_equal_stock_nbgrader_s_cell_by_cell(ungraded, graded, tmp_path):
     for home in (course / "submitted").iterdir():
         if home.name not in honest:
             shutil.rmtree(home)
-    nbgrader(course, "autograde", "bit_for_bit")
+    try:
+        nbgrader(course, "autograde", "bit_for_bit")
+    except AssertionError as error:
+        # Stock is the yardstick here, not under test. Its kernel's TCP ports are chosen before
+        # they are bound, and another test may take one; it goes on with who is not graded yet.
+        print(error)
+        nbgrader(course, "autograde", "bit_for_bit")
     ours = {k: v for k, v in marks(graded[0]).items() if k[0] in honest}
     assert marks(course) == ours
+
+
+@pytest.mark.slow
+def test_a_dask_cluster_of_separate_processes(ungraded, graded, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    course = tmp_path / "cs101"
+    shutil.copytree(ungraded, course)
+    Store(course).set_seed(Store(graded[0]).seed())
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+    ) as cluster:
+        # Not "endless", whose every probe runs into its limit: minutes, and nothing new.
+        some = [a for who in ("right", "wrong", "zipped", "no_package") for a in ("--student", who)]
+        grade(course, "--scheduler", cluster.scheduler_address, *some, code=1)
+    assert marks(course) == {k: v for k, v in marks(graded[0]).items() if k[0] in some}
 
 
 def test_without_a_whole_jail_it_refuses(tmp_path, monkeypatch):
