@@ -11,13 +11,14 @@ TORCH_INDEX ?=
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: lab start test test-quick lint release bench clean help
+.PHONY: lab start test test-quick lint release bench bench-grade clean help
 help:
 	@echo "make lab         set up and open the course in JupyterLab"
 	@echo "make test        every test, in the same environment"
 	@echo "make test-quick  the tests to run while working (under 3 minutes)"
 	@echo "make release     build notebooks/ and the executed solutions/*.ipynb"
 	@echo "make bench       ratios and timings (never part of the tests)"
+	@echo "make bench-grade course grade beside stock nbgrader; about an hour"
 
 .venv/.made: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Bit for Bit needs Python 3.11 or later; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
@@ -57,6 +58,10 @@ release: .venv/.made
 
 bench: .venv/.made-test
 	$(BIN)/python -m tests.bench_checks
+
+# A class of 8 through stock nbgrader and through course grade, then 10, 100 and 1,000 alone.
+bench-grade: .venv/.made-test system
+	$(BIN)/python -m tests.bench_grade $(BENCH_ARGS)
 
 clean:
 	rm -rf .venv build

@@ -1,8 +1,9 @@
 """Runs probes in a jail: the same protocol as ``client.ForkServer``, with a wall around it.
 
 The package travels inside the request, so a jail may be started, warm, before it is known whose
-code it will run. ``renew`` ends it and starts the next: one submission never meets what another
-left.
+code it will run. After every probe the server, which a probe cannot reach, kills what else there
+is and empties what can be written. ``settle`` keeps a jail for the next submission only where every
+probe came to an ordinary end; anything odd ends with its jail.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from grader import jail
 from grader.client import GraderFault, Report, Runner, _Process, reports, server_command
 from grader.jail_cgroup import MEMORY
 
+ORDINARY = ("ok", "raised")  # outcomes after which a jail may be used again
+LIFETIME = 2000  # probes that one jail runs before another takes its place
 MAX_PACKAGE = 4 << 20  # bytes of a submission's savepoint, all files together
 
 
@@ -39,7 +42,7 @@ class JailRunner:
             self._jail.remove()
             raise GraderFault(f"the jail did not start: {error}") from None
         self._jail.started()
-        self._used = False
+        self._probes, self._odd = 0, False
 
     def run(self, request: dict[str, Any], blobs: Mapping[str, bytes]) -> list[Report]:
         package = request.get("savepoint")
@@ -52,7 +55,7 @@ class JailRunner:
 
     def _send(self, request: dict[str, Any], blobs: Mapping[str, bytes]) -> list[Report]:
         self._server.wait_ready()
-        self._used = True
+        self._probes += 1
         self._server.send(request, blobs)
         try:
             message = self._server.get(request["seconds"] + 30)
@@ -65,11 +68,18 @@ class JailRunner:
         answer = reports(message)
         if message[0].get("clean") is not True:
             self.renew()  # something could not be cleared away: it ends with this jail
+        elif message[0].get("outlived") or any(r.outcome not in ORDINARY for r in answer):
+            self._odd = True
         return answer
+
+    def settle(self) -> None:
+        """Between two submissions: a new jail where this one has seen anything but plain ends."""
+        if self._odd or self._probes >= LIFETIME:
+            self.renew()
 
     def renew(self) -> None:
         """Another jail in place of this one, if this one has run anything."""
-        if self._used or self._server.process.poll() is not None:
+        if self._probes or self._server.process.poll() is not None:
             self.close()
             self._start()
 
@@ -79,7 +89,7 @@ class JailRunner:
         with contextlib.suppress(OSError):
             process.stdin.close()  # the server is process 1 in there: all else ends with it
         try:
-            process.wait(5 if self._used else 0.1)  # one that still warms up reads nothing yet
+            process.wait(5 if self._probes else 0.1)  # one that still warms up reads nothing yet
         except subprocess.TimeoutExpired:
             for pid in _descendants(process.pid):
                 with contextlib.suppress(OSError):

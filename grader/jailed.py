@@ -55,20 +55,25 @@ def bind_probe(seconds: float) -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
-def kill_all() -> None:
-    """Kill everything else in this process namespace, and wait until it has gone."""
+def kill_all() -> bool:
+    """Kill everything else in this process namespace, and wait until it has gone.
+
+    Whether there was anything to kill.
+    """
     if os.getpid() != 1:
-        return
-    until = time.monotonic() + CLEAN_SECONDS
+        return False
+    until, found = time.monotonic() + CLEAN_SECONDS, False
     while time.monotonic() < until:
         try:
             os.kill(-1, signal.SIGKILL)
         except ProcessLookupError:
-            return
+            break
+        found = True
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
         time.sleep(0.001)
+    return found
 
 
 def is_clean() -> bool:

@@ -1,7 +1,7 @@
 """One student's work, graded: what a worker does. Everything it needs comes in as plain data.
 
 A worker is a process (or a thread of a Dask worker) that keeps two warm jails: one for trusted
-runs, which it remembers, and one for the submission, which is renewed for every student.
+runs, which it remembers, and one for submissions, which is renewed after any that did not behave.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def grade(unit: Unit) -> list[dict[str, Any]]:
         return [asdict(_grade(unit, task, runner, trusted)) for task in unit.tasks]
     finally:
         if isinstance(runner, JailRunner):
-            runner.renew()  # the next student's jail warms up meanwhile
+            runner.settle()
 
 
 def _grade(unit: Unit, task: Task, runner: Runner, trusted: Runner) -> Record:
