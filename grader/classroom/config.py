@@ -9,14 +9,28 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from nbgrader.converters import Autograde, GenerateAssignment
+from nbconvert.preprocessors import Preprocessor
+from nbgrader.converters import Autograde, GenerateAssignment, GenerateFeedback
 from nbgrader.coursedir import CourseDirectory
 from nbgrader.preprocessors import NbGraderPreprocessor
+from traitlets import Bool
 
 from grader.paths import SOLUTIONS
 from grader.release.stubs import stub
 
 ASSIGNMENT = "bit_for_bit"
+# nbgrader's feedback page in a narrow window: a score lies on its cell's source, code is cut off,
+# tables and names stick out. Its own style comes after this one, hence the longer selectors.
+FEEDBACK_STYLE = """
+body div.nbgrader_cell .panel-heading { height: auto; overflow: auto; }
+div.nbgrader_cell .input_area { display: block; }
+#notebook-container table { display: block; overflow-x: auto; }
+#notebook-container th, #notebook-container td { padding-right: 1em; text-align: left; }
+#notebook-container code { white-space: normal; overflow-wrap: anywhere; }
+@media (max-width: 40rem) {
+  body > .container, #notebook, body #notebook-container { padding-left: 4px; padding-right: 4px; }
+}
+"""
 
 
 class StripSavepoint(NbGraderPreprocessor):
@@ -42,6 +56,16 @@ class DropEmptyMetadata(NbGraderPreprocessor):
         for cell in nb.cells:
             if not cell.metadata.get("nbgrader", True):
                 del cell.metadata["nbgrader"]
+        return nb, resources
+
+
+class StyleFeedback(Preprocessor):
+    """Add to the style sheets that the page's template has collected before."""
+
+    enabled = Bool(True)
+
+    def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
+        resources.setdefault("inlining", {}).setdefault("css", []).append(FEEDBACK_STYLE)
         return nb, resources
 
 
@@ -76,6 +100,12 @@ def configure(c: Any) -> None:
         DropEmptyMetadata,
         *Autograde.sanitize_preprocessors.default(),
     ]
+    c.GenerateFeedback.preprocessors = [
+        *GenerateFeedback.preprocessors.default(),
+        StyleFeedback,
+    ]
+    # Without this, what was made before a person's mark or a second grading stays as it was.
+    c.GenerateFeedback.force = True
     # A deleted check cell comes back, rather than waiting for a mark for ever.
     c.OverwriteCells.add_missing_cells = True
     # Longer than the longest check takes to give up on a package that hangs.

@@ -293,7 +293,7 @@ def _course_digest() -> str:
 
 
 def _decides(path: Path) -> bool:
-    others = {"cli", "release", "classroom", "__pycache__"}
+    others = {"cli", "release", "report", "classroom", "__pycache__"}
     return path.suffix in (".py", ".toml") and not others & set(path.parts)
 
 

@@ -41,10 +41,13 @@ def create(directory: Path) -> str:
 
     nbgrader generate_assignment {build.ASSIGNMENT}
         makes what you hand out, release/{build.ASSIGNMENT}/
-    nbgrader autograde {build.ASSIGNMENT}
+    course grade
         once submissions are in submitted/<student>/{build.ASSIGNMENT}/
+    jupyter lab
+        Nbgrader > Formgrader: the written root causes, which a person marks
     nbgrader generate_feedback {build.ASSIGNMENT}
     nbgrader export
+    course report
 
 grader/README.md in the course's repository has the whole path, and says what is protected."""
 

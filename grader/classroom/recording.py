@@ -40,6 +40,8 @@ STAGED = ".staged"
 HIDDEN = re.compile(r"### BEGIN HIDDEN TESTS.*?### END HIDDEN TESTS", re.DOTALL)
 INSTEAD = "# a check that is not in the notebook handed out"
 MAX_SHOWN = 200  # lines of the learner's code beside a message
+# nbgrader's pages use a style sheet that takes the triangle from what can be unfolded.
+_SUMMARY = '<summary style="display:list-item;cursor:pointer">'
 
 
 class CannotRecord(Exception):
@@ -58,9 +60,7 @@ class WriteVerdicts(NbGraderPreprocessor):
                 continue
             cell.outputs, cell.execution_count = [], None
             # nbgrader put the source back whole; feedback is made from this notebook.
-            cell.source = HIDDEN.sub(
-                "# a check that is not in the notebook handed out", cell.source
-            )
+            cell.source = HIDDEN.sub(INSTEAD, cell.source)
             grade_id = cell.metadata.get("nbgrader", {}).get("grade_id")
             if grade_id in decided:
                 verdict = decided[grade_id]
@@ -242,7 +242,7 @@ def _own_code(root: Path, student: str, check_id: str) -> str:
         text = _definitions(found, functions) if found else ""
         if text:
             parts.append(
-                f"<details><summary>Your savepoint/{module}.py, as it was graded</summary>"
+                f"<details>{_SUMMARY}Your savepoint/{module}.py, as it was graded</summary>"
                 f'<pre style="white-space:pre-wrap">{html.escape(text)}</pre></details>'
             )
     return "".join(parts)

@@ -28,7 +28,8 @@ def run(root: Path, out: Path, rows: int) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         _write(out / PAGE, page.render(of, rows=rows, title=root.resolve().name))
-        say(f"{out / PAGE}: {of.students} students, {len(of.chapters)} notebooks.")
+        students, notebooks = page.count(of.students, "student"), len(of.chapters)
+        say(f"{out / PAGE}: {students}, {page.count(notebooks, 'notebook')}.")
         for chapter in of.chapters:
             _csv(chapter, root, out)
     except OSError as error:
@@ -43,7 +44,7 @@ def _csv(chapter, root: Path, out: Path) -> None:
     _write(out / f"{notebook}.csv", lms.render(chapter, marks))
     notes = [] if marks else ["the checks' points alone: no gradebook"]
     if waiting:
-        notes.append(f"{waiting} still wait for a mark by hand")
+        notes.append(f"{waiting} still {'wait' if waiting != 1 else 'waits'} for a mark by hand")
     say(f"{out / notebook}.csv" + (f" ({'; '.join(notes)})" if notes else ""))
 
 

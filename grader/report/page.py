@@ -54,6 +54,16 @@ def text(value: object) -> str:
     return html.escape(shown, quote=True)
 
 
+def code(name: str) -> str:
+    """A check's id or a hint's code; a narrow window breaks it after a dot."""
+    return f"<code>{text(name).replace('.', '.<wbr>')}</code>"
+
+
+def count(number: int, what: str) -> str:
+    """ "1 student", "2 students"."""
+    return f"{number} {what}{'s' if number != 1 else ''}"
+
+
 def table(
     caption: str, header: Sequence[str], rows: Iterable[Sequence[str]], kind: str = ""
 ) -> str:
@@ -100,7 +110,7 @@ def _overview(of: Class) -> str:
             ]
         )
     header = ["notebook", "students", "points, median", "full points", "ungradable", "undecided"]
-    said = f"{of.students} students, {len(of.chapters)} notebooks."
+    said = f"{count(of.students, 'student')}, {count(len(of.chapters), 'notebook')}."
     return f"<h2>Overview</h2><p>{said}</p>{table('Each notebook over the class', header, rows)}"
 
 
@@ -111,7 +121,7 @@ def _hardest(columns: list[Column]) -> str:
         return "<h2>Hardest checks</h2><p>Everybody passes every check that was decided.</p>"
     rows = [
         [
-            f"<code>{text(c.check.id)}</code>",
+            code(c.check.id),
             text(c.check.title),
             f"{c.passed} of {c.decided}",
             _percent(c.passed, c.decided),
@@ -136,11 +146,9 @@ def _misconceptions(of: Class) -> str:
     if not of.misconceptions:
         return head + "<p>No wrong verdict named one.</p>"
     rows = []
-    for code, students in of.misconceptions[:COMMONEST]:
-        check, sentence = collect.sentence(code)
-        rows.append(
-            [f"<code>{text(code)}</code>", text(sentence), text(check.title), str(students)]
-        )
+    for hint, students in of.misconceptions[:COMMONEST]:
+        check, sentence = collect.sentence(hint)
+        rows.append([code(hint), text(sentence), text(check.title), str(students)])
     header = ["hint code", "what the message says", "check", "students"]
     more = len(of.misconceptions) - len(rows)
     rest = f"<p>{more} more were met by fewer.</p>" if more > 0 else ""
@@ -159,7 +167,7 @@ def _maps(chapters: list[Chapter], rows: int) -> list[str]:
 
 def _map(chapter: Chapter, limit: int, *, opened: bool) -> str:
     shown: list[Row] = chapter.rows
-    said = f"{len(shown)} students, by name."
+    said = f"{count(len(shown), 'student')}, by name."
     if len(shown) > limit:
         shown = sorted(shown, key=lambda row: (row.points, row.student))[:limit]
         said = (
@@ -203,7 +211,7 @@ def _times(of: Class) -> str:
     columns.sort(key=lambda c: -collect.high(c.seconds))
     rows = [
         [
-            f"<code>{text(c.check.id)}</code>",
+            code(c.check.id),
             f"{collect.middle(c.seconds):.2f}",
             f"{collect.high(c.seconds):.2f}",
             f"{max(c.seconds):.2f}",

@@ -45,7 +45,9 @@ summary { font-weight: 600; cursor: pointer; padding: .3rem 0; }
 .map .rates td, .map .rates th { font-size: .8em; }
 .p { background: var(--pass); } .w { background: var(--wrong); } .n { background: var(--not); }
 .t { background: var(--stop); } .o { background: var(--open); }
-@media (max-width: 40rem) { body { font-size: 15px; } .map th:first-child { width: 7rem;
-  max-width: 7rem; white-space: normal; overflow-wrap: anywhere; } }
+@media (max-width: 40rem) { body { font-size: 15px; } tbody th { min-width: 7rem; }
+  code { white-space: normal; overflow-wrap: normal; } .says td { min-width: 8rem; }
+  .map th:first-child { width: 7rem; max-width: 7rem; white-space: normal;
+  overflow-wrap: anywhere; } }
 @media print { .tall { max-height: none; } }
 """
