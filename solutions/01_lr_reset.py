@@ -39,8 +39,8 @@ card("lr_reset")
 # | **Impact** | Noticed a day later, from the plot. The day's training was thrown away. |
 # | **Not the cause** | The file is intact. The data is the same. Nobody changed the code. |
 #
-# It happens to people who know their trade: after a power cut, an ImageNet run was resumed with the
-# same command and its loss was far too high
+# The report is put together from several cases. This one is real: after a power cut,
+# an ImageNet run was resumed with the same command and its loss was far too high
 # ([NAS-Bench-201 #19](https://github.com/D-X-Y/NAS-Bench-201/issues/19)). Read the first post only.
 
 # %% [markdown]

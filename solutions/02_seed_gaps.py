@@ -44,7 +44,8 @@ card("seed_gaps")
 # | **Impact** | Four ablations that claimed one point each were withdrawn. |
 # | **Not the cause** | Same machine, same commit, same data, same seed. |
 #
-# It is asked in every framework's issue tracker. One of many:
+# The report is put together from several cases. The question is asked in every framework's
+# issue tracker. A real one, of many:
 # [mmaction2 #1596](https://github.com/open-mmlab/mmaction2/issues/1596). Keep the answer given there in
 # mind for section 9.
 
@@ -659,12 +660,12 @@ Shown(
 )
 
 # %% [markdown]
-# How others seed (read in their code, 2025):
+# How others seed (read in the code of Lightning 2.6.6, transformers 5.23.0, Accelerate 1.15.0):
 #
 # | | generators | deterministic switches | loaders |
 # |---|---|---|---|
 # | Lightning `seed_everything` | Python, NumPy, torch | no: `Trainer(deterministic=True)` | workers' globals, with `workers=True` |
-# | transformers `set_seed` | Python, NumPy, torch | `enable_full_determinism` | the Trainer's own `seed_worker`: globals |
+# | transformers `set_seed` | Python, NumPy, torch | `deterministic=True`; more with `enable_full_determinism` | the Trainer's own `seed_worker`: globals |
 # | Accelerate `set_seed` | Python, NumPy, torch | `deterministic=True` | – |
 #
 # None of them seeds a generator object that your dataset carries, and none can order your sets.

@@ -38,7 +38,7 @@ card("ddp_race")
 # | **Impact** | Found at the restart. Two of the last five files could be read, and nobody knew which of them to trust. |
 # | **Not the cause** | Disk, network and filesystem are healthy. Nothing was killed while it saved. |
 #
-# In NVIDIA's own ImageNet example the file came back with *storage has wrong size: expected
+# The report is put together from several cases. These are real: in NVIDIA's own ImageNet example the file came back with *storage has wrong size: expected
 # 4249925191133211469 got 65536* ([apex #886](https://github.com/NVIDIA/apex/issues/886)); the Hugging
 # Face Trainer raced on a rename ([transformers #28015](https://github.com/huggingface/transformers/issues/28015)).
 # Read the first posts only.
@@ -514,11 +514,14 @@ table(
 )
 
 # %% [markdown]
-# Everything is restored in all four rows. With two ranks a sum of two gradients has one order. With three it has several,
-# and DDP chooses: its first step sums gradients in buckets laid out by a guess, after which it rebuilds them in the
-# order in which gradients really arrive. A resumed run has a *first step* again. The difference is one of rounding, and it is
-# enough. `find_unused_parameters=True` keeps the first layout for good (and costs a walk through the graph each step); two passes
-# before the load get the rebuilding over with.
+# Everything is restored in all four rows. Two gradients can be added in one order only. Three have several orders, and DDP
+# chooses: it sums gradients in *buckets*. In the first step their layout is a guess; then DDP rebuilds them in the order in
+# which gradients really arrived
+# ([reducer.hpp](https://github.com/pytorch/pytorch/blob/v2.6.0/torch/csrc/distributed/c10d/reducer.hpp), `rebuild_buckets`).
+# A resumed run has a first step again, with the guess. The sums round differently, and that is enough.
+#
+# Two cures: `find_unused_parameters=True` keeps the first layout for good, and costs a walk through the graph each step. Or
+# two passes before the load get the rebuilding over with.
 #
 # ## 9. Myth against measurement
 

@@ -39,7 +39,7 @@ card("off_by_one")
 # | **Impact** | No crash, no jump in the loss. Found by someone who counted the lines of a log. |
 # | **Not the cause** | Nothing is missing from the file but one number. The bugs are in *when* it is written and in *where* the script goes on. |
 #
-# It happens to frameworks, too: [Catalyst #764](https://github.com/catalyst-team/catalyst/issues/764)
+# The report is put together from several cases. These are real, and happened to frameworks: [Catalyst #764](https://github.com/catalyst-team/catalyst/issues/764)
 # repeated the last epoch, [Lightning #1772](https://github.com/Lightning-AI/pytorch-lightning/issues/1772)
 # saved before its scheduler stepped,
 # [OpenRLHF PR 1333](https://github.com/OpenRLHF/OpenRLHF/pull/1333) let a worse model delete the best.

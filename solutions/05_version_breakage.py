@@ -45,7 +45,7 @@ card("version_breakage")
 # | **Impact** | Two days of fine-tuning, from random weights. |
 # | **Not the cause** | The file is whole. Same architecture, same shapes. No exception, no warning in the log. |
 #
-# It happens: a training course's own code loaded a compiled model's checkpoint with
+# The report is put together from several cases. These are real: a training course's own code loaded a compiled model's checkpoint with
 # [163 missing keys](https://github.com/FareedKhan-dev/train-llm-from-scratch/issues/36) and went on from
 # random weights. After an upgrade, a [397B model's trainer](https://github.com/PrimeIntellect-ai/prime-rl/pull/2112)
 # could not open its checkpoints, and started from scratch each time, in silence. (Both links give the

@@ -45,7 +45,7 @@ card("storage_blowup")
 # | **Impact** | The night's training, and the jobs of everybody else who writes to that disk. |
 # | **Not the cause** | The hardware is sound. The model has not grown. The code had passed review. |
 #
-# It happens to people who know their trade: the disk was full for *the last checkpoint of a long run*
+# The report is put together from several cases. This one is real: the disk was full for *the last checkpoint of a long run*
 # ([SimpleTuner #2353](https://github.com/bghira/SimpleTuner/issues/2353)).
 
 # %% [markdown]
