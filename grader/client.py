@@ -113,9 +113,12 @@ class _Process:
     def get(self, seconds: float) -> Any:
         """The next message; None if the process ended, TimeoutError after ``seconds``."""
         try:
-            return self._messages.get(timeout=max(seconds, 0))
+            message = self._messages.get(timeout=max(seconds, 0))
         except queue.Empty:
             raise TimeoutError from None
+        if message is None:
+            self._messages.put(None)  # whoever asks next need not wait to learn it
+        return message
 
     def close(self) -> None:
         with contextlib.suppress(OSError):

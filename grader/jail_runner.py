@@ -74,7 +74,8 @@ class JailRunner:
 
     def settle(self) -> None:
         """Between two submissions: a new jail where this one has seen anything but plain ends."""
-        if self._odd or self._probes >= LIFETIME:
+        ended = self._server.process.poll() is not None
+        if self._odd or ended or self._probes >= LIFETIME:
             self.renew()
 
     def renew(self) -> None:

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from grader import jail_tier, registry
+from grader import jail, jail_tier, registry
 from grader.client import ForkServer
 from grader.jail_runner import JailRunner
 from grader.judge import judge
@@ -70,3 +70,24 @@ def test_a_jail_is_kept_only_after_plain_ends(what, runners, tmp_path, monkeypat
     (tmp_path / "next").mkdir()
     next_one = judge(CHECK, package(tmp_path / "next", LISTING), jailed, seed=1)
     assert "[]" in next_one.message, next_one.as_text()
+
+
+def test_a_jail_that_cannot_start_is_said_at_once(monkeypatch):
+    """Not waited for: once for every check, it would look like a grader that hangs."""
+    build = jail.build
+    monkeypatch.setattr(jail, "build", lambda program: build(["/no/such/program"]))
+    if not jail_tier.find().full:
+        pytest.skip("no full jail here")
+    broken, trusted = JailRunner(), ForkServer()
+    try:
+        for _ in range(2):
+            verdict = judge(CHECK, SOLUTIONS, broken, trusted_runner=trusted, seed=1)
+            assert verdict.status is Status.GRADER_FAULT, verdict.as_text()
+            assert "did not start" in verdict.message
+        monkeypatch.undo()
+        broken.settle()
+        verdict = judge(CHECK, SOLUTIONS, broken, trusted_runner=trusted, seed=1)
+        assert verdict.status is Status.PASSED, verdict.as_text()
+    finally:
+        broken.close()
+        trusted.close()
