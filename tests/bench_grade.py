@@ -3,7 +3,7 @@
 One class of notebook 01: stubs, right and wrong packages from the bank, no two alike. Both grade
 the same 8 submissions in one run, and their marks are compared; then ours alone grades larger
 classes. Memory is the processes' proportional set size (PSS), summed over the whole tree, the
-highest of samples half a second apart. Never part of the tests.
+highest of samples two seconds apart. Never part of the tests.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.test_classroom import BIN, NOTEBOOK, submit
 from tests.test_grade import COURSE, marks, new_class
 
 STOCK = [str(BIN / "nbgrader"), "autograde", "bit_for_bit"]
-EVERY = 0.5  # seconds between two samples of memory
+EVERY = 2.0  # seconds between two samples of memory, each of which costs some itself
 ENVIRONMENT = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
 
 
