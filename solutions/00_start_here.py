@@ -92,7 +92,8 @@ compare("--momentum", "0.9")
 # You write in `savepoint/*.py`, a package that you take home. JupyterLab opens these files from the
 # panel on the left; any editor will do. Save the file, run the check. No kernel restart is needed:
 # a check reads your files anew, in a process of its own, so that whatever your code does (loop for
-# ever, fill memory, exit) the notebook lives on.
+# ever, fill memory, exit) the notebook lives on. JupyterLab's *Nbgrader* menu and its **Validate**
+# button are for classes; on your own you need neither.
 #
 # Where is your copy?
 

@@ -40,6 +40,17 @@ def test_a_killed_rank_restarts_to_the_uninterrupted_weights(lab):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+def test_stopped_between_an_epoch_s_last_step_and_its_end(lab):
+    """The resumed run finds no batch left of that epoch, and ends it all the same."""
+    whole = lab.train("whole", "--epochs", "2", ranks=2)
+    stopped = lab.train("stopped", "--epochs", "2", "--rehearse", "TERM", "1", "38", ranks=2)
+    assert [start["last"] for start in stopped.starts] == [38]
+    again = lab.train("stopped", "--epochs", "2", ranks=2)
+    assert again.weights == whole.weights
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("options", "same"), [((), False), (("--exact",), True)])
 def test_three_ranks_stopped_by_sigterm(lab, options, same):
     whole = lab.train("whole", *options, ranks=3)

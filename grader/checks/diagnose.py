@@ -26,14 +26,15 @@ def weights(truth: Tensors, got: Tensors) -> tuple[str, str] | None:
     return f"These came back as other tensors: {names(bad)}.", "model_partly"
 
 
-def links(facts: dict[str, Any]) -> tuple[str, str] | None:
+def links(facts: dict[str, Any], *, training: bool = True) -> tuple[str, str] | None:
+    """``training``: whether the model was in train mode before the load."""
     if facts.get("linked") is False:
         return "After the load the optimizer holds tensors that are not the model's.", "unlinked"
     grads = facts.get("requires_grad")
     if isinstance(grads, list) and (not any(grads[2:]) or all(grads)):
         shown = "no parameter is trained" if not any(grads) else "a frozen layer is trained"
         return f"After the load {shown}: requires_grad was changed.", "requires_grad"
-    if facts.get("training") is False:
+    if training and facts.get("training") is False:
         return "The model was in train mode before the load, and in eval mode after.", "mode"
     return None
 
@@ -50,8 +51,11 @@ def rates(truth: dict[str, Any], facts: dict[str, Any]) -> tuple[str, str] | Non
     )
 
 
-def later_rates(truth: dict[str, Any], facts: dict[str, Any]) -> tuple[str, str] | None:
-    got = facts.get("lrs") or []
+def later_rates(
+    truth: dict[str, Any], facts: dict[str, Any], until: int | None = None
+) -> tuple[str, str] | None:
+    """``until``: no later than this step after the load."""
+    got = (facts.get("lrs") or [])[:until]
     for number, (want, came) in enumerate(zip(truth["lrs"], got, strict=False), start=1):
         if want != came:
             return (
@@ -109,6 +113,7 @@ def generators(truth: Tensors, got: Tensors) -> tuple[str, str] | None:
     spoken = {"python": "Python's random", "numpy": "NumPy's", "torch": "torch's"}
     listed = ", ".join(spoken.get(name, name) for name in bad)
     return (
-        f"Everything else came back, but at the end {listed} generator stands elsewhere.",
+        f"Everything else came back, but at the end {listed} "
+        + ("generators stand elsewhere." if len(bad) > 1 else "generator stands elsewhere."),
         "rng_" + ("all" if len(bad) >= 3 else bad[0].split(":")[0]),
     )

@@ -42,6 +42,7 @@ class Experiment:
         self, trial: Trial, spec: dict[str, Any], *, loss: float | None = None, **options: Any
     ) -> None:
         self.trial, self.spec = trial, spec
+        self.in_eval = bool(options.get("eval"))
         # An odd number of steps: two saves apart by a whole StepLR period would hide a lost one.
         self.steps = 2 * int(trial.rng.integers(3, 6)) + 1
         self.epoch = int(trial.rng.integers(2, 40))
@@ -112,11 +113,13 @@ class Experiment:
         truth, got, facts = self.truth.tensors, self.resumed.tensors, self.resumed.facts
         return (
             diagnose.weights(truth, got)
-            or diagnose.links(facts)
+            or diagnose.links(facts, training=not self.in_eval)
             or diagnose.rates(self.truth.facts, facts)
             or diagnose.optimizer(truth, got)
             or diagnose.group_keys(self.truth.facts, facts)
             or diagnose.extras(truth, got)
+            # Another rate by the time the runs part is a cause; later it may be a consequence.
+            or diagnose.later_rates(self.truth.facts, facts, until=self.first_difference())
             or diagnose.generators(truth, got)
             or diagnose.later_rates(self.truth.facts, facts)
             or ("Everything looked right after the load, and training parted all the same.", "")

@@ -86,13 +86,16 @@ class Grading:
                 f"The gradebook has no notebook of {ASSIGNMENT} yet. First: "
                 f"nbgrader generate_assignment {ASSIGNMENT}"
             )
-        self.stems = [s for s in self.incidents if not wanted.notebooks or s in wanted.notebooks]
-        if missing := sorted(set(wanted.notebooks) - set(self.stems)):
+        if missing := sorted(set(wanted.notebooks) - set(self.incidents)):
             raise CannotGrade(f"The gradebook has no {', '.join(missing)}.")
-        try:
-            self.released = {stem: self.recorder.released(stem) for stem in known}
-        except (OSError, ValueError) as error:
-            raise CannotGrade(f"The release cannot be read: {error}") from None
+        self.released = self._released(known)
+        if missing := sorted(set(wanted.notebooks) - set(self.released)):
+            raise CannotGrade(
+                f"{', '.join(missing)} is not in release/{ASSIGNMENT}/: not handed out yet. "
+                "`course release --only` says which notebooks are."
+            )
+        self.incidents = {s: i for s, i in self.incidents.items() if s in self.released}
+        self.stems = [s for s in self.incidents if not wanted.notebooks or s in wanted.notebooks]
         self.submitted = root / "submitted"
         self.students = intake.students(self.submitted, ASSIGNMENT)
         if unknown := sorted(set(wanted.students) - set(self.students)):
@@ -103,6 +106,24 @@ class Grading:
         self._course = _course_digest()
         self._in_gradebook = self.recorder.recorded_students()
         self.summary = Summary()
+
+    def _released(self, known: list[str]) -> dict[str, dict[str, Any]]:
+        """The notebooks that have been handed out: with weekly cuts not all that the gradebook
+        knows."""
+        found = {}
+        for stem in known:
+            try:
+                found[stem] = self.recorder.released(stem)
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError) as error:
+                raise CannotGrade(f"The release cannot be read: {error}") from None
+        if not found:
+            raise CannotGrade(
+                f"release/{ASSIGNMENT}/ has no notebook. First: nbgrader generate_assignment "
+                f"{ASSIGNMENT} --force"
+            )
+        return found
 
     def run(
         self, executor: Executor, workers: int, told: Callable[[str, list[Record]], None]

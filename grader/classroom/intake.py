@@ -77,7 +77,8 @@ def read(submitted: Path, student: str, assignment: str, stems: Iterable[str]) -
 def _found(submission: Submission, home: Path, assignment: str) -> dict[str, _Item]:
     """The submission's files by path: the directory's, or those of the newest archive."""
     folder = home / assignment
-    archives = [p for p in home.glob(f"{assignment}*") if _is_archive(p)]
+    beside = [p for p in home.iterdir() if _is_archive(p)]
+    archives = [p for p in beside if p.name.startswith(assignment)] or beside
     items: dict[str, _Item] = {}
     if folder.is_symlink():
         raise _Unusable(f"{assignment} is a symbolic link: not followed")

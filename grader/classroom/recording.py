@@ -10,6 +10,7 @@ and export then find what they always find.
 from __future__ import annotations
 
 import ast
+import contextlib
 import html
 import json
 import logging
@@ -21,7 +22,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from nbformat.v4 import new_output
 from nbgrader.api import Gradebook, MissingEntry
@@ -77,7 +78,10 @@ class WriteVerdicts(NbGraderPreprocessor):
 
 
 class SaveMarks(SaveAutoGrades):
-    """nbgrader's own, but a check without a verdict gets no mark: it asks for one by hand."""
+    """nbgrader's own, but a check without a verdict gets no mark: it asks for one by hand; and an
+    answer that has its mark, and is what it was then, does not ask again."""
+
+    before: ClassVar[dict[tuple[str, str], str]] = {}  # (notebook, grade id): as recorded last
 
     def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
         decided = _record(self, resources)[2].decided()
@@ -86,11 +90,16 @@ class SaveMarks(SaveAutoGrades):
 
     def _add_score(self, cell: Any, resources: Any) -> None:
         grade_id = cell.metadata["nbgrader"]["grade_id"]
-        if is_solution(cell) or grade_id in self._decided:
-            super()._add_score(cell, resources)
-            return
         where = (self.notebook_id, self.assignment_id, self.student_id)
         grade = self.gradebook.find_grade(grade_id, *where)
+        marked = grade.manual_score is not None and not grade.needs_manual_grade
+        if is_solution(cell) or grade_id in self._decided:
+            super()._add_score(cell, resources)
+            same = self.before.get((self.notebook_id, grade_id)) == cell.source
+            if is_solution(cell) and marked and same:
+                grade.needs_manual_grade = False
+                self.gradebook.db.commit()
+            return
         grade.auto_score, grade.needs_manual_grade = None, True
         self.gradebook.db.commit()
 
@@ -174,6 +183,7 @@ class Recorder:
             (home / name).write_bytes(data)
         if timestamp:
             (home / "timestamp.txt").write_bytes(timestamp)
+        SaveMarks.before = self._written(student, notebooks)
         wanted = set(only)
         # All at once where all are wanted: nbgrader's preparations are paid for once.
         names = ["*"] if wanted == set(notebooks) else sorted(wanted)
@@ -182,6 +192,19 @@ class Recorder:
                 self._autograde(student, name)
         finally:
             shutil.rmtree(self.staged / student, ignore_errors=True)
+
+    def _written(self, student: str, notebooks: Iterable[str]) -> dict[tuple[str, str], str]:
+        """{(notebook, grade id): source} of what was recorded last."""
+        course = self.course
+        folder = Path(course.format_path(course.autograded_directory, student, self.assignment))
+        found = {}
+        for name in notebooks:
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                nb = json.loads((folder / f"{name}.ipynb").read_text(encoding="utf-8"))
+                for cell in nb["cells"]:
+                    if grade_id := cell["metadata"].get("nbgrader", {}).get("grade_id"):
+                        found[name, grade_id] = "".join(cell["source"])
+        return found
 
     def _autograde(self, student: str, notebook: str) -> None:
         course = self.course

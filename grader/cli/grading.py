@@ -19,6 +19,7 @@ from grader import jail_tier, registry
 from grader.classroom.grading import CannotGrade, Grading, Summary, Wanted, process_pool
 from grader.classroom.store import Record
 from grader.cli.console import say
+from grader.report.page import count
 
 
 def run(
@@ -100,7 +101,7 @@ def _bar(as_json: bool) -> Progress:
 
 def _tell(summary: Summary, grading: Grading) -> None:
     say(
-        f"{summary.students} students: {summary.graded} notebooks graded, "
+        f"{count(summary.students, 'student')}: {count(summary.graded, 'notebook')} graded, "
         f"{summary.recorded} recorded, {summary.unchanged} unchanged."
     )
     if summary.graded:

@@ -31,7 +31,8 @@ def run(root: Path, out: Path, rows: int) -> None:
         students, notebooks = page.count(of.students, "student"), len(of.chapters)
         say(f"{out / PAGE}: {students}, {page.count(notebooks, 'notebook')}.")
         for chapter in of.chapters:
-            _csv(chapter, root, out)
+            if chapter.max_points:  # practice has no mark to import
+                _csv(chapter, root, out)
     except OSError as error:
         raise CannotReport(f"The report could not be written: {error}") from None
     if of.troubles:
@@ -40,7 +41,7 @@ def run(root: Path, out: Path, rows: int) -> None:
 
 def _csv(chapter, root: Path, out: Path) -> None:
     notebook = chapter.incident.notebook
-    marks, waiting = lms.gradebook(root, notebook)
+    marks, waiting = lms.gradebook(root, notebook, {row.student for row in chapter.rows})
     _write(out / f"{notebook}.csv", lms.render(chapter, marks))
     notes = [] if marks else ["the checks' points alone: no gradebook"]
     if waiting:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+from collections.abc import Container
 from pathlib import Path
 
 from grader.classroom.config import ASSIGNMENT
@@ -35,8 +36,11 @@ def render(chapter: Chapter, marks: dict[str, tuple[float, float]]) -> str:
     return out.getvalue()
 
 
-def gradebook(root: Path, notebook: str) -> tuple[dict[str, tuple[float, float]], int]:
-    """({student: (score, highest)}, how many wait for a mark by hand); empty without one."""
+def gradebook(
+    root: Path, notebook: str, students: Container[str]
+) -> tuple[dict[str, tuple[float, float]], int]:
+    """({student: (score, highest)}, how many of ``students`` wait for a mark by hand); empty
+    without one."""
     path = root / "gradebook.db"
     if not path.exists():
         return {}, 0
@@ -45,5 +49,6 @@ def gradebook(root: Path, notebook: str) -> tuple[dict[str, tuple[float, float]]
     with Gradebook(f"sqlite:///{path}?timeout=60") as book, contextlib.suppress(MissingEntry):
         rows = book.notebook_submission_dicts(notebook, ASSIGNMENT)
         marks = {row["student"]: (row["score"], row["max_score"]) for row in rows}
-        return marks, sum(bool(row["needs_manual_grade"]) for row in rows)
+        waiting = (row["student"] in students and row["needs_manual_grade"] for row in rows)
+        return marks, sum(map(bool, waiting))
     return {}, 0

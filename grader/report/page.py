@@ -251,7 +251,11 @@ def _troubles(of: Class) -> str:
             [text(t.student), text(t.notebook), text(t.what or "all of it"), text(t.why[:600])]
             for t in of.troubles[:TROUBLES]
         ]
-        parts.append("<p>None of these is recorded as a 0. nbgrader asks for a mark by hand.</p>")
+        parts.append(
+            "<p>None of these is recorded as a 0. Where a student is in the gradebook "
+            "nbgrader asks for a mark by hand; else mend what is wrong and run "
+            "<code>course grade</code> again.</p>"
+        )
         header = ["student", "notebook", "what", "why"]
         parts.append(table("Ungradable and undecided, with the reason", header, rows, "prose"))
         if len(of.troubles) > TROUBLES:

@@ -175,6 +175,7 @@ def train(options: argparse.Namespace, rank: int, ranks: int, device: torch.devi
     def save(loss: float) -> None:
         save_checkpoint_ddp(path, epoch=progress.epoch, loss=loss, **parts)
 
+    last_loss = math.nan  # stays so where the file was written after an epoch's last step
     for epoch in range(progress.next_epoch, options.epochs):
         sampler.set_epoch(epoch)
         for numbers, inputs, labels in loader:
@@ -185,16 +186,17 @@ def train(options: argparse.Namespace, rank: int, ranks: int, device: torch.devi
             scheduler.step()
             sampler.advance(len(labels) * ranks)
             progress.end_batch()
-            log(step=progress.step, epoch=epoch, loss=loss.item(), rows=numbers.tolist())
+            last_loss = loss.item()
+            log(step=progress.step, epoch=epoch, loss=last_loss, rows=numbers.tolist())
             rehearse(options.rehearse, rank, progress.step)
             if stop.agreed():
-                save(loss.item())
+                save(last_loss)
                 log(stopped=True, step=progress.step)
                 return
             if progress.step % options.save_every == 0:
-                save(loss.item())
+                save(last_loss)
         progress.end_epoch()
-        save(loss.item())
+        save(last_loss)
 
     if rank == 0:
         right = accuracy(model, x.to(device), y.to(device))

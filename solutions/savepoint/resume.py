@@ -9,6 +9,7 @@ and ``resume`` brings back both, with everything else. A training script is then
     parts = dict(model=model, optimizer=optimizer, scheduler=scheduler,
                  progress=progress, sampler=sampler)
     resume(path, **parts)
+    loss = math.nan                             # stays so if the epoch's batches are all trained
     for epoch in range(progress.next_epoch, epochs):
         sampler.set_epoch(epoch)
         for x, y in loader:

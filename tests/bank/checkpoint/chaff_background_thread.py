@@ -59,7 +59,7 @@ def save_checkpoint(path, *, model, optimizer, scheduler, epoch, loss, **extra):
         if part is not None:
             checkpoint[f"{name}_state_dict"] = part.state_dict()
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    thread = threading.Timer(0.05, torch.save, (checkpoint, path))
+    thread = threading.Timer(0.5, torch.save, (checkpoint, path))
     thread.start()
 
 
