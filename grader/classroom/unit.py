@@ -21,6 +21,7 @@ from grader.jail_runner import JailRunner, Remembering
 from grader.verdict import Status
 
 _local = threading.local()
+_made: list[Runner] = []  # of every thread of this process
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ def _runners(jailed: bool) -> tuple[Runner, Runner]:
         release()
         make = JailRunner if jailed else ForkServer
         _local.runner, _local.trusted = make(), Remembering(make())
+        _made.extend((_local.runner, _local.trusted))
         _local.jailed = jailed
     return _local.runner, _local.trusted
 
@@ -107,8 +109,18 @@ def release() -> None:
     for name in ("runner", "trusted"):
         if (runner := getattr(_local, name, None)) is not None:
             runner.close()
+            _made.remove(runner)
             setattr(_local, name, None)
     _local.jailed = None
+
+
+def release_all() -> None:
+    """End the runners of all threads. For a Dask worker: it is killed rather than ended, and what
+    its jails have on disk would stay."""
+    while _made:
+        _made.pop().close()
+    global _local
+    _local = threading.local()
 
 
 def follow(parent: int) -> None:

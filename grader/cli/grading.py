@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from grader import jail_tier, registry
+from grader.classroom import unit
 from grader.classroom.grading import CannotGrade, Grading, Summary, Wanted, process_pool
 from grader.classroom.store import Record
 from grader.cli.console import say
@@ -85,7 +86,11 @@ def _executor(jobs: int, scheduler: str | None) -> Iterator[tuple[Executor, int]
         workers = sum(client.nthreads().values())
         if not workers:
             raise CannotGrade(f"The Dask scheduler at {scheduler} has no workers.")
-        yield client.get_executor(pure=False, retries=1), workers
+        try:
+            yield client.get_executor(pure=False, retries=1), workers
+        finally:
+            with contextlib.suppress(OSError, TimeoutError):
+                client.run(unit.release_all)
 
 
 def _bar(as_json: bool) -> Progress:
