@@ -58,6 +58,7 @@ release: .venv/.made
 
 bench: .venv/.made-test
 	$(BIN)/python -m tests.bench_checks
+	$(BIN)/python -m tests.bench_notebooks
 
 # A class of 8 through stock nbgrader and through course grade, then 10, 100 and 1,000 alone.
 bench-grade: .venv/.made-test system

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import time
 from itertools import pairwise
 
 import nbformat
@@ -33,11 +32,8 @@ def _incident(source):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("source", SOURCES, ids=lambda p: p.stem)
-def test_solution_runs_without_error_within_its_seconds(source):
-    started = time.monotonic()
-    nb = build.run(source)
-    # Two tests run side by side on two cores: each has one of the two the card speaks of.
-    assert time.monotonic() - started < 2 * _incident(source).seconds
+def test_solution_runs_without_error(source):
+    nb = build.run(source)  # its seconds are `make bench`'s to measure, on a quiet machine
     outputs = [o for c in nb.cells if c.cell_type == "code" for o in c.outputs]
     assert not [o for o in outputs if o.output_type == "error"]
     for cell in nb.cells:
