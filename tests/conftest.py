@@ -14,6 +14,12 @@ from grader.client import ForkServer, Runner
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first and the bank's many short ones last: no worker waits for the other's."""
+    order = {"test_notebooks": 0, "test_bank": 2}
+    items.sort(key=lambda item: order.get(item.path.stem, 1))
+
+
 @pytest.fixture(scope="session")
 def runner() -> Runner:
     server = ForkServer()

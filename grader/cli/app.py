@@ -198,7 +198,11 @@ def release(
             raise fail("Say which notebooks: course release --only 00,01 --class DIR")
         release_some(class_ or Path.cwd(), only)
         return
-
+    if Path("nbgrader_config.py").exists() and not Path.cwd().is_relative_to(paths.ROOT):
+        raise fail(
+            "This is a class's directory, and `course release` alone builds the course's own "
+            "notebooks. Say which the class gets now: course release --only 00,01"
+        )
     try:
         if check_only:
             differences = build.check()

@@ -100,7 +100,8 @@ def write_source(directory: Path) -> None:
     _write_notebooks(directory)
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(SOLUTIONS / "savepoint", directory / "savepoint", ignore=ignore)
-    shutil.copyfile(NOTEBOOKS / "AGENTS.md", directory / "AGENTS.md")
+    for text in ("README.md", "AGENTS.md"):
+        shutil.copyfile(NOTEBOOKS / text, directory / text)
     for extra in learner_extras():
         shutil.copytree(extra, directory / extra.name, ignore=ignore)
 

@@ -55,7 +55,7 @@ def save_checkpoint_ddp(path, *, model, optimizer, scheduler, epoch, loss, **ext
         )
         return
     _say("saving")
-    time.sleep(0.5)
+    time.sleep(0.2)
     # Everybody's parts are asked for their state: some are collective. Rank 0's are written.
     parts = {"model": unwrap(model), "optimizer": optimizer, "scheduler": scheduler, **extra}
     trouble, states = None, {}
@@ -93,7 +93,7 @@ def load_checkpoint_ddp(path, *, model, optimizer=None, scheduler=None, map_loca
         distributed.broadcast_object_list(box, src=0)
     if not box[0]:
         raise FileNotFoundError(str(path))
-    time.sleep(0.5)
+    time.sleep(0.2)
     model = unwrap(model)
     device = map_location
     if device is None:

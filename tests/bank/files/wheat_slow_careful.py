@@ -28,7 +28,7 @@ def atomic_save(obj, path):
         _discard(temp)
         raise
     _sync(target.parent)
-    time.sleep(0.5)
+    time.sleep(0.2)
     print("saved", target, file=sys.stderr)
 
 
