@@ -11,6 +11,9 @@ import pytest
 
 from grader.client import ForkServer, Runner
 
+# Several processes with several threads share the cores: a thread that waits must not spin.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

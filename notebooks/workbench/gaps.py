@@ -223,6 +223,8 @@ def pairs(jobs: Iterable[str], program: Sequence[str] = ("-m", "workbench.gaps")
         environment = {
             "PYTHONHASHSEED": str(1 + "AB".index(letter)),
             "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+            # A's and B's threads share the cores: one that waits must not keep the other's busy.
+            "OMP_WAIT_POLICY": "passive",
         }
         done = launch.python(*program, letter, *wanted, env=environment, timeout=300)
         if done.returncode != 0:
