@@ -23,6 +23,7 @@ from functools import cache
 from pathlib import Path
 
 from grader import jail_filter
+from grader.client import ENVIRONMENT
 from grader.jail_cgroup import Cgroup
 from grader.paths import NOTEBOOKS, ROOT
 
@@ -115,8 +116,7 @@ def environment() -> dict[str, str]:
         "PATH": "/usr/bin:/bin",
         "HOME": "/tmp",
         "LANG": "C.UTF-8",
-        "OMP_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
+        **ENVIRONMENT,
         "GLOO_SOCKET_IFNAME": "lo",
         "PYTHONDONTWRITEBYTECODE": "1",
         **kept,
