@@ -21,11 +21,12 @@ from typing import Any, Protocol
 
 from grader import server, wire
 
-# A server's: one thread; and its memory in huge pages where Linux and glibc (2.35 and later) offer
-# them, since what a fork costs grows with the number of pages. Elsewhere nothing heeds it.
+# A server's: one thread; and its memory, Python's included, in huge pages where Linux and glibc (2.35
+# and later) offer them, since what a fork costs grows with the number of pages.
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
+    "PYTHONMALLOC": "malloc",
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 SECONDS = float(os.environ.get("BIT_FOR_BIT_SECONDS", "10"))  # wall clock, one probe
