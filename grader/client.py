@@ -21,8 +21,8 @@ from typing import Any, Protocol
 
 from grader import server, wire
 
-# A server's: one thread; and its memory, Python's included, in huge pages where Linux and glibc (2.35
-# and later) offer them, since what a fork costs grows with the number of pages.
+# A server's: one thread; and its memory, Python's included, in huge pages where Linux and glibc
+# (2.35 and later) offer them, since what a fork costs grows with the number of pages.
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
