@@ -126,7 +126,7 @@ def test_real_torchrun_gives_the_same_verdicts(runner, tmp_path, name, chaff):
 def test_spawned_workers_can_be_ranks():
     workers = SpawnWorkers(standby=2)
     try:
-        for name in ("one_writer", "same_bits"):
+        for name in ("one_writer", "same_bits", "old_or_new"):
             verdict = judge(registry.checks()[f"ddp_race.{name}"], SOLUTIONS, workers, seed=4)
             assert verdict.status is Status.PASSED, verdict.as_text()
     finally:

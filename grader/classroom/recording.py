@@ -20,7 +20,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Iterable, Mapping
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -293,22 +293,13 @@ def _definitions(path: Path, names: tuple[str, ...]) -> str:
     """The source of the named definitions; of a file that Python cannot read, its beginning."""
     text = path.read_text(encoding="utf-8", errors="replace")
     lines = text.splitlines()
-    found = _parsed(text)
-    if found is None:
-        return "\n".join(lines[:MAX_SHOWN])
-    shown: list[str] = []
-    for node in found:
-        if node.name in names:
-            start = min([node.lineno, *(d.lineno for d in node.decorator_list)])
-            shown += [*lines[start - 1 : node.end_lineno], ""]
-    return "\n".join(shown[:MAX_SHOWN]).rstrip()
-
-
-@lru_cache(maxsize=16)  # one student's modules, each shown beside several checks
-def _parsed(text: str) -> list[Any] | None:
-    """The functions and classes at the top of a file; None if Python cannot read it."""
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-    return [node for node in tree.body if isinstance(node, excerpt.Definition)]
+        return "\n".join(lines[:MAX_SHOWN])
+    shown: list[str] = []
+    for node in tree.body:
+        if isinstance(node, excerpt.Definition) and node.name in names:
+            start = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+            shown += [*lines[start - 1 : node.end_lineno], ""]
+    return "\n".join(shown[:MAX_SHOWN]).rstrip()
