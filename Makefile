@@ -18,6 +18,7 @@ help:
 	@echo "make test-quick  the tests to run while working (under 3 minutes)"
 	@echo "make release     build notebooks/ and the executed solutions/*.ipynb"
 	@echo "make bench       ratios and timings (never part of the tests)"
+	@echo "make soak        every check and the bank with other seeds (hours)"
 	@echo "make bench-grade course grade beside stock nbgrader; about an hour"
 
 .venv/.made: pyproject.toml
@@ -59,6 +60,12 @@ release: .venv/.made
 bench: .venv/.made-test
 	$(BIN)/python -m tests.bench_checks
 	$(BIN)/python -m tests.bench_notebooks
+
+# Many draws: the reference 50 times against each check, then the bank with other seeds (hours).
+.PHONY: soak
+soak: .venv/.made-test
+	$(BIN)/python -m tests.many_seeds
+	for seed in 1 2 3; do BANK_SEED=$$seed $(BIN)/python -m pytest -n 2 tests/test_bank.py; done
 
 # A class of 8 through stock nbgrader and through course grade, then 10, 100 and 1,000 alone.
 bench-grade: .venv/.made-test system

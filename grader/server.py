@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from grader import jailed, wire
+from grader import jailed, lighter, wire
 
 MAX_OUTPUT = 16 << 20  # bytes a probe may print before it is stopped
 KEPT_OUTPUT = 4 << 10  # bytes of that which are kept, from the end
@@ -48,6 +48,7 @@ def warm() -> None:
 
     from grader import child, probes
 
+    lighter.put_off_compiler()
     torch.set_num_threads(1)
     for module in pkgutil.iter_modules(probes.__path__):
         __import__(f"grader.probes.{module.name}")
@@ -124,6 +125,7 @@ def _run(
     header: dict[str, Any], blobs: dict[str, bytes], requests: Any
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Fork a process per rank, wait for them within the limits, collect what they left."""
+    lighter.load_where_asked(header)
     started = time.monotonic()
     places = [work := Path(tempfile.mkdtemp(prefix="probe-")).resolve()]
     try:

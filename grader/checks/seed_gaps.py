@@ -243,7 +243,8 @@ def same_run(trial: Trial) -> str:
     args = {
         "seed": int(trial.rng.integers(2, 2**31)),
         "data_seed": trial.draw_seed(),
-        "length": int(trial.rng.integers(40, 60)),
+        # A last batch of 2 to 7: short, but never the single row that batch norm refuses.
+        "length": 8 * int(trial.rng.integers(5, 7)) + int(trial.rng.integers(2, 8)),
         "batch_size": 8,
         "epochs": 2,
         "validate": False,
