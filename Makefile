@@ -1,5 +1,7 @@
 # One environment in .venv, made from pyproject.toml; everything below runs in it.
 PYTHON ?= python3
+# Two workers; the order is tests/conftest.py's.
+PYTEST = $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 # Pinned here, where the environment is made; the package itself accepts any torch from 2.6 up.
 TORCH ?= torch==2.13.0
 # An empty one in the environment would let pip choose: the newest, with gigabytes of CUDA.
@@ -46,10 +48,10 @@ system:
 	@sh tests/install_system.sh
 
 test: .venv/.made-test system lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal tests $(PYTEST_ARGS)
+	$(PYTEST) tests $(PYTEST_ARGS)
 
 test-quick: .venv/.made-test lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not browser" tests $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow and not browser" tests $(PYTEST_ARGS)
 
 lint: .venv/.made-test
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet grader notebooks/workbench solutions/savepoint tests/*.py
@@ -65,7 +67,7 @@ bench: .venv/.made-test
 .PHONY: soak
 soak: .venv/.made-test
 	$(BIN)/python -m tests.many_seeds
-	for seed in 1 2 3; do BANK_SEED=$$seed $(BIN)/python -m pytest -n 2 tests/test_bank.py; done
+	for seed in 1 2 3; do BANK_SEED=$$seed $(PYTEST) tests/test_bank.py; done
 
 # A class of 8 through stock nbgrader and through course grade, then 10, 100 and 1,000 alone.
 bench-grade: .venv/.made-test system

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from grader import jail_tier
 from grader.client import ForkServer, Runner
 
 # Several processes with several threads share the cores: a thread that waits must not spin.
@@ -17,10 +18,18 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 ROOT = Path(__file__).resolve().parent.parent
 
 
+# A module whose tests look at one class or one release, made once: all on one worker.
+TOGETHER = ("test_classroom", "test_grade", "test_release", "test_browser_instructor")
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest first and the bank's many short ones last: no worker waits for the other's."""
-    order = {"test_notebooks": 0, "test_bank": 2}
-    items.sort(key=lambda item: order.get(item.path.stem, 1))
+    order = {"test_classroom": 0, "test_grade": 1, "test_notebooks": 2, "test_bank": 4}
+    items.sort(key=lambda item: order.get(item.path.stem, 3))
+    for item in items:
+        if item.path.stem in TOGETHER:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture(scope="session")
@@ -34,11 +43,18 @@ def need(program: str) -> str:
     """The path of a system program; without it the test is skipped, and in CI it fails."""
     found = shutil.which(program)
     if not found:
-        why = f"{program} is not installed (tests/install_system.sh says how)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(why)
-        pytest.skip(why)
-    return found
+        _go_without(f"{program} is not installed (tests/install_system.sh says how)")
+    return str(found)
+
+
+def need_jail() -> None:
+    """The full jail; without it the test is skipped, and in CI it fails."""
+    if not jail_tier.find().full:
+        _go_without(f"no full jail here: {jail_tier.find().missing}")
+
+
+def _go_without(why: str) -> None:
+    pytest.fail(why) if os.environ.get("CI") == "true" else pytest.skip(why)
 
 
 @pytest.fixture

@@ -13,11 +13,12 @@ import textwrap
 
 import pytest
 
-from grader import jail_tier, registry
+from grader import registry
 from grader.jail_runner import JailRunner, Remembering
 from grader.judge import judge
 from grader.paths import ROOT, SOLUTIONS
 from grader.verdict import Status
+from tests.conftest import need_jail
 from tests.test_bad_input import FORGERIES, package
 
 CHECK = registry.checks()["lr_reset.momentum"]
@@ -39,10 +40,7 @@ def save_checkpoint(path, **kw):
 
 @pytest.fixture(scope="module")
 def runners():
-    tier = jail_tier.find()
-    if not tier.full:
-        why = f"no full jail here: {tier.missing}"
-        pytest.fail(why) if os.environ.get("CI") == "true" else pytest.skip(why)
+    need_jail()
     os.environ["SECRET_OF_THE_GRADER"] = "in the environment"
     jailed, trusted = JailRunner(), Remembering(JailRunner())
     yield jailed, trusted

@@ -55,8 +55,9 @@ def test_verdict(entry, runner, trusted, tmp_path, record_property):
         else:
             assert verdict.status is not Status.PASSED, f"false accept: {check.id}"
             assert verdict.status is not Status.GRADER_FAULT, verdict.as_text()
-            code = banking.expected(entry.module)["chaffs"][entry.name][check.id]
-            assert verdict.hint == code, verdict.as_text()
+            codes = banking.expected(entry.module)["chaffs"][entry.name][check.id]
+            # A list, where it depends on the draw which of its faults comes first.
+            assert verdict.hint in ([codes] if isinstance(codes, str) else codes), verdict.as_text()
 
 
 @pytest.mark.parametrize("module", banking.modules())

@@ -7,7 +7,6 @@ nbgrader's gradebook is asked what it holds.
 from __future__ import annotations
 
 import csv
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,12 +15,11 @@ from typing import Any
 import pytest
 from nbgrader.api import Gradebook
 
-from grader import jail_tier
 from grader.classroom.config import ASSIGNMENT
 from grader.paths import SOLUTIONS
 from tests import banking, browsing
 from tests.browsing import shoot
-from tests.conftest import need
+from tests.conftest import need, need_jail
 from tests.test_classroom import NOTEBOOK, cell, nbgrader, submit
 from tests.test_grade import grade, marks, new_class
 from tests.test_report import report
@@ -40,9 +38,7 @@ SECRET = ("BEGIN SOLUTION", "END SOLUTION", "HIDDEN TESTS", "Rubric")
 def course(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A graded class: ada is right and wrote no root cause, bob and cy are wrong and wrote one."""
     need("chromium")  # before minutes of grading
-    if not jail_tier.find().full:
-        why = f"no full jail here: {jail_tier.find().missing}"
-        pytest.fail(why) if os.environ.get("CI") == "true" else pytest.skip(why)
+    need_jail()
     course = tmp_path_factory.mktemp("class") / "cs101"
     new_class(course)
     solution = (SOLUTIONS / "savepoint" / "checkpoint.py").read_text()

@@ -19,6 +19,7 @@ from nbgrader.api import Gradebook
 from grader import registry
 from grader.paths import NOTEBOOKS, ROOT, SOLUTIONS
 from tests import banking
+from tests.conftest import need_jail
 
 NOTEBOOK = "01_lr_reset"
 BIN = Path(sys.executable).parent
@@ -125,6 +126,7 @@ def graded(tmp_path_factory):
     submit(course, "untouched", edit=delete_a_check_and_edit_another)
     submit(course, "crashing", module=solution + CRASHING, prediction='"d"')
     submit(course, "endless", module=solution + ENDLESS, prediction='"d"')
+    shutil.copytree(course, course.parent / "ungraded")
     nbgrader(course, "autograde", "bit_for_bit")
     nbgrader(course, "generate_feedback", "bit_for_bit")
     nbgrader(course, "export")
@@ -167,6 +169,19 @@ def test_marks_are_right(graded):
     assert all(not manual for name, (_, _, manual) in untouched.items() if name != "lr_reset-cause")
     _, right = marks(graded, "right")
     assert right["lr_reset-cause"][1] == 4
+
+
+@pytest.mark.slow
+def test_course_grade_gives_the_same_marks_cell_by_cell(graded):
+    need_jail()
+    course, honest = graded.parent / "ungraded", ("right", "wrong", "untouched")
+    command = "from grader.cli import main; main()"
+    asked = [a for student in honest for a in ("--student", student)]
+    subprocess.run(
+        [sys.executable, "-c", command, "grade", *asked], cwd=course, check=True, timeout=280
+    )
+    for student in honest:
+        assert marks(course, student)[1] == marks(graded, student)[1]
 
 
 @pytest.mark.slow

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 
 import pytest
 from nbgrader.api import Gradebook
 
-from grader import jail_tier
 from grader.classroom import new
 from grader.paths import SOLUTIONS
+from tests.conftest import need_jail
 from tests.test_classroom import NOTEBOOK, cell, nbgrader
 from tests.test_cli_class import course
 from tests.test_grade import grade, marks
@@ -42,9 +41,7 @@ def cause(root) -> tuple[float | None, bool]:
 
 
 def test_what_is_out_is_graded_and_a_mark_by_hand_stands(tmp_path):
-    if not jail_tier.find().full:
-        why = f"no full jail here: {jail_tier.find().missing}"
-        pytest.fail(why) if os.environ.get("CI") == "true" else pytest.skip(why)
+    need_jail()
     root = tmp_path / "cs"
     new.create(root)
     assert course("release", "--only", "00", cwd=root).returncode == 0

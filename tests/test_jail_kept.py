@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
-from grader import jail, jail_tier, registry
+from grader import jail, registry
 from grader.client import ForkServer
 from grader.jail_runner import JailRunner
 from grader.judge import judge
 from grader.paths import SOLUTIONS
 from grader.verdict import Status
+from tests.conftest import need_jail
 from tests.test_bad_input import package
 
 CHECK = registry.checks()["lr_reset.momentum"]
@@ -47,9 +46,7 @@ def save_checkpoint(path, **kw):
 
 @pytest.fixture(scope="module")
 def runners():
-    if not jail_tier.find().full:
-        why = f"no full jail here: {jail_tier.find().missing}"
-        pytest.fail(why) if os.environ.get("CI") == "true" else pytest.skip(why)
+    need_jail()
     jailed, trusted = JailRunner(), ForkServer()
     yield jailed, trusted
     jailed.close()
@@ -76,8 +73,7 @@ def test_a_jail_that_cannot_start_is_said_at_once(monkeypatch):
     """Not waited for: once for every check, it would look like a grader that hangs."""
     build = jail.build
     monkeypatch.setattr(jail, "build", lambda program: build(["/no/such/program"]))
-    if not jail_tier.find().full:
-        pytest.skip("no full jail here")
+    need_jail()
     broken, trusted = JailRunner(), ForkServer()
     try:
         for _ in range(2):

@@ -68,13 +68,16 @@ def _require_shares(shares: list[list[int]], length: int, before: int, done: str
     counts = [len(share) for share in shares]
     want = -(-(length - before) // world_size)
     every = [index for share in shares for index in share]
-    if shares.count(shares[0]) == world_size and want > 1:
+    if shares[0] and shares.count(shares[0]) == world_size and want > 1:
         raise Wrong(f"{done}: every rank yields the same samples.", "rank_ignored")
     if beyond := [index for index in every if not 0 <= index < length]:
         raise Wrong(f"{done}: index {beyond[0]} is not in the data.", "beyond_data")
     if len(set(every)) < length - before and max(counts) < want:
         missing = length - before - len(set(every))
-        cause = "per_rank" if missing >= world_size else "tail_dropped"
+        if "epoch after" in done:  # in the whole epoch before, nothing was missing
+            cause = "new_epoch"
+        else:
+            cause = "per_rank" if missing >= world_size else "tail_dropped"
         raise Wrong(f"{done}: {missing} of those left are yielded by no rank.", cause)
     if counts != [want] * world_size:
         raise Wrong(
@@ -85,7 +88,7 @@ def _require_shares(shares: list[list[int]], length: int, before: int, done: str
     if (length - before) % world_size == 0 and len(set(every)) != length - before:
         raise Wrong(f"{done}: {len(every)} indices, {len(set(every))} of them different.", "blocks")
     if before == 0 and set(every) != set(range(length)):
-        raise Wrong(f"{done}: not all samples are yielded.", "tail_dropped")
+        raise Wrong(f"{done}: not all samples are yielded, and some more than once.", "blocks")
 
 
 def _state_of_rank_0(trial: Trial) -> None:

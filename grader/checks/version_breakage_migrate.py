@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import islice
 from typing import Any
 
@@ -161,7 +162,7 @@ def old_names(trial: Trial) -> str:
                 raise Wrong(
                     f"migrate(a {kind} checkpoint): {before} is to become {name}; that name is "
                     f"not in the result. There are {names(_names_in(got[kind]), 9)}.",
-                    _name_cause(kind, name, got[kind]),
+                    _name_cause(kind, list(old), got[kind]),
                 )
             if leaf != want[f"/model_state_dict/{name}"]:
                 raise Wrong(
@@ -178,14 +179,28 @@ def _names_in(leaves: dict[str, str]) -> list[str]:
     return sorted(path.removeprefix(start) for path in leaves if path.startswith(start))
 
 
-def _name_cause(kind: str, name: str, leaves: dict[str, str]) -> str:
+PREFIX = "module."
+# What people write for "without DDP's prefix", by the cause it is.
+SLIPS = {
+    "prefix_repeatedly": lambda name: re.sub(rf"^({re.escape(PREFIX)})+", "", name),
+    "prefix_inside": lambda name: name.replace(PREFIX, ""),
+    "prefix_letters": lambda name: name.lstrip(PREFIX),
+}
+
+
+def _name_cause(kind: str, old: list[str], leaves: dict[str, str]) -> str:
+    """The slip that makes the ``old`` names what they became; else the nearest in effect."""
     there = _names_in(leaves)
     if kind != "v1":
         return "strips_newer"
-    if f"module.{name}" in there:
+    for cause, slip in SLIPS.items():
+        if sorted(set(map(slip, old))) == there:
+            return cause
+    missing = next(n for n in (o.removeprefix(PREFIX) for o in old) if n not in there)
+    if PREFIX + missing in there:
         return "prefix_stays"
-    if any(name.replace("module.", "") == other for other in there):
-        return "prefix_repeatedly" if name.startswith("module.") else "prefix_inside"
+    if missing.replace(PREFIX, "") in there:
+        return "prefix_repeatedly" if missing.startswith(PREFIX) else "prefix_inside"
     return "prefix_letters"
 
 
