@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -94,3 +96,24 @@ def test_workbench_knows_nobody_and_savepoint_only_torch():
         assert not roots(path) & {"grader", "savepoint"}, path
     for path in ROOT.glob("solutions/savepoint/*.py"):
         assert not roots(path) & {"grader", "workbench", "sklearn", "matplotlib"}, path
+
+
+LIGHTER = """
+import sys, torch
+from grader import lighter, server
+server.warm()
+part = "torch._dynamo.eval_frame"
+assert part not in sys.modules, "the server imported the compiler"
+twice = torch.compile(lambda x: 2 * x, backend="eager")
+assert twice(torch.ones(2)).tolist() == [2, 2] and part in sys.modules
+weight = torch.ones(2, requires_grad=True)
+optimizer = torch.optim.SGD([weight], lr=0.5)
+weight.sum().backward()
+optimizer.step()
+assert weight.tolist() == [0.5, 0.5]
+lighter.load_where_asked({"probe": "seed_gaps.streams"})
+"""
+
+
+def test_the_compiler_is_imported_once_something_compiles():
+    subprocess.run([sys.executable, "-c", LIGHTER], check=True, timeout=120)

@@ -205,15 +205,20 @@ def _secret_lines() -> tuple[set[str], set[str]]:
     return secret, public
 
 
-def run(source: Path, timeout: int = 300, cwd: Path | None = None) -> nbformat.NotebookNode:
-    """Execute the instructor's notebook beside its package; raises on the first error."""
+def execute(source: Path, timeout: int = 300, cwd: Path | None = None) -> nbformat.NotebookNode:
+    """Run the instructor's notebook beside its package; raises on the first error."""
     nb = convert.read(source)
     cwd = cwd or source.parent
     client = NotebookClient(
         nb, timeout=timeout, kernel_name="python3", resources={"metadata": {"path": str(cwd)}}
     )
     client.execute()
-    nb = convert.normalise(nb, source.stem)
+    return nb
+
+
+def run(source: Path, timeout: int = 300, cwd: Path | None = None) -> nbformat.NotebookNode:
+    """``execute``, and the notebook as it is committed: without what differs from run to run."""
+    nb = convert.normalise(execute(source, timeout, cwd), source.stem)
     if str(ROOT) in convert.dumps(nb):
         raise ReleaseError(f"{source.stem}: an output shows where this checkout is ({ROOT})")
     return nb
