@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from grader import server, wire
+from grader import lighter, server, wire
 
 # A server's: one thread; and its memory, Python's included, in huge pages where Linux and glibc
 # (2.35 and later) offer them, since what a fork costs grows with the number of pages.
@@ -32,6 +32,7 @@ ENVIRONMENT = {
 SECONDS = float(os.environ.get("BIT_FOR_BIT_SECONDS", "10"))  # wall clock, one probe
 MEMORY = 1 << 30  # bytes a probe may take beyond what the warm server has
 START_SECONDS = 120.0
+COMPILER = 15.0  # seconds a spawned worker may take to import torch's compiler, where asked to
 
 
 class GraderFault(Exception):
@@ -191,7 +192,7 @@ class SpawnWorkers:
             for rank, worker in enumerate(workers):
                 worker.wait_ready()
                 worker.send({**request, "rank": rank, "cwd": str(work)}, blobs)
-            deadline = time.monotonic() + request["seconds"]
+            deadline = time.monotonic() + request["seconds"] + COMPILER * lighter.asks(request)
             ended = [self._follow(worker, deadline) for worker in workers]
             files, listing = server.collect(work, request.get("max_files_bytes", 64 << 20))
         finally:

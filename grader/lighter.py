@@ -43,13 +43,20 @@ def put_off_compiler() -> None:
         torch._dynamo = sys.modules[NAME] = _Later(NAME)
 
 
-def load_where_asked(request: Mapping[str, Any]) -> None:
-    """Have the real one before a fork that would import it: once here, not in each.
+def asks(request: Mapping[str, Any]) -> bool:
+    """Whether a probe will import the compiler.
 
-    DistributedDataParallel needs it, and the switch for deterministic algorithms, notebook 02's.
+    DistributedDataParallel does, and the switch for deterministic algorithms, notebook 02's.
+    """
+    return request.get("world_size", 1) > 1 or request["probe"].startswith("seed_gaps")
+
+
+def load_where_asked(request: Mapping[str, Any]) -> None:
+    """Have the real one before a probe that will import it, and before its time is counted.
+
+    A server then has it for all its forks.
     """
     module = sys.modules.get(NAME)
-    several = request.get("world_size", 1) > 1
-    if isinstance(module, _Later) and (several or request["probe"].startswith("seed_gaps")):
+    if isinstance(module, _Later) and asks(request):
         module.__getattr__("__path__")  # any name that the stand-in lacks
         importlib.import_module("torch._inductor.config")

@@ -103,6 +103,7 @@ def serve_single() -> None:
     if message is None:
         return
     header, blobs = message
+    lighter.load_where_asked(header)
     os.chdir(header["cwd"])
     _limit(header)
     child.run(header, blobs, reports)

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from grader import server, wire
+from grader import lighter, server, wire
 from grader.client import Report, Runner, _report
 
 START = 60.0  # seconds that torchrun and its ranks may take to import torch
@@ -83,6 +83,7 @@ def main() -> None:
         sys.exit("no request")
     header, blobs = message
     server.warm()
+    lighter.load_where_asked(header)
     from grader import child
 
     # A probe may take away its own right to write files: another process writes for it.

@@ -47,7 +47,7 @@ def set_rng_state(state):
 
 
 def save_checkpoint(path, *, model, optimizer, scheduler, epoch, loss, **extra):
-    time.sleep(0.2)
+    time.sleep(0.1)
     target = os.path.abspath(os.fspath(path))  # noqa: PTH100
     os.makedirs(os.path.dirname(target), exist_ok=True)  # noqa: PTH103, PTH120
     checkpoint = dict(
@@ -85,7 +85,7 @@ def load_checkpoint(path, *, model, optimizer=None, scheduler=None, map_location
         raise CheckpointError(f"there is no {error.args[0]} in {path}") from error
     if scheduler is not None and checkpoint["scheduler_state_dict"] is None:
         raise CheckpointError(f"scheduler_state_dict in {path} is None")
-    time.sleep(0.2)
+    time.sleep(0.1)
     for part, state in todo:
         part.load_state_dict(state)
     set_rng_state(rng)

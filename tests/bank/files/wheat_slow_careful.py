@@ -28,7 +28,7 @@ def atomic_save(obj, path):
         _discard(temp)
         raise
     _sync(target.parent)
-    time.sleep(0.2)
+    time.sleep(0.1)
     print("saved", target, file=sys.stderr)
 
 

@@ -91,7 +91,7 @@ class ResumableSampler(Sampler):
 
 def resume(path, *, model, optimizer, scheduler, progress, sampler, map_location="cpu", **extra):
     print(f"looking for {path} ...", file=sys.stderr)
-    time.sleep(0.2)
+    time.sleep(0.1)
     function = load
     if dist.is_initialized():
         from savepoint.distributed import load_checkpoint_ddp as function

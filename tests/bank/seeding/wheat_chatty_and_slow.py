@@ -24,7 +24,7 @@ def say(*words):
 
 def set_seed(seed, *, deterministic=True):
     say("seeding everything with", seed)
-    time.sleep(0.2)
+    time.sleep(0.1)
     seed_python(seed), seed_numpy(seed), manual_seed(seed)
     if deterministic:
         say("and deterministic")
@@ -75,7 +75,7 @@ class ChattySampler(Sampler):
 
     def __iter__(self):
         say("shuffling", self.length, "samples")
-        time.sleep(0.2)
+        time.sleep(0.1)
         order = arange(self.length)
         for round_number in range(3):
             self.generator.manual_seed(self.seed + 3 * self.epoch + round_number)
@@ -104,7 +104,7 @@ def seeded_loader(dataset, *, seed, **kwargs):
 
 def first_divergence(a, b):
     say("comparing", len(a), "with", len(b), "steps")
-    time.sleep(0.2)
+    time.sleep(0.1)
     a = ["NaN" if x != x else x for x in a]
     b = ["NaN" if x != x else x for x in b]
     longest = max(len(a), len(b))

@@ -100,7 +100,7 @@ class CheckpointManager:
         return champion
 
     def save(self, *, model, optimizer, scheduler, epoch, loss, step=None, metric=None, **extra):
-        sleep(0.1)
+        sleep(0.05)
         keep_last, keep_every, mode, mirror = self.options
         if step is None:
             step = epoch
