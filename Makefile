@@ -1,7 +1,7 @@
 # One environment in .venv, made from pyproject.toml; everything below runs in it.
 PYTHON ?= python3
-# Two workers; the order is tests/conftest.py's.
-PYTEST = $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+# Two workers; tests/conftest.py says what goes to which, and in what order.
+PYTEST = $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 # Pinned here, where the environment is made; the package itself accepts any torch from 2.6 up.
 TORCH ?= torch==2.13.0
 # An empty one in the environment would let pip choose: the newest, with gigabytes of CUDA.

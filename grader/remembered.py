@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -66,12 +67,13 @@ def digest(incident: Incident, root: Path) -> str:
     return total.hexdigest()
 
 
-def _imported(source: bytes) -> set[str]:
+@functools.lru_cache(maxsize=64)  # a tenth of a light check, and most modules stay as they are
+def _imported(source: bytes) -> frozenset[str]:
     """Names of the package's modules that ``source`` imports, wherever it does."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return set()
+        return frozenset()
     found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -87,7 +89,7 @@ def _imported(source: bytes) -> set[str]:
         found |= {
             parts[1] for n in names if (parts := n.split("."))[0] == "savepoint" and parts[1:]
         }
-    return found
+    return frozenset(found)
 
 
 def remember(verdict: Verdict, root: Path, of: str) -> None:

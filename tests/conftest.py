@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from grader import jail_tier
 from grader.client import ForkServer, Runner
@@ -22,14 +23,26 @@ ROOT = Path(__file__).resolve().parent.parent
 TOGETHER = ("test_classroom", "test_grade", "test_release", "test_browser_instructor")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+class OneByOne(LoadScopeScheduling):
+    """To whoever is free, in order, each test alone or with its module's others.
+
+    (xdist's own ``loadgroup`` groups nothing under pytest 9.2, xdist 3.8.)
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = nodeid.split("::")[0]
+        return module if Path(module).stem in TOGETHER else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneByOne:
+    return OneByOne(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest first and the bank's many short ones last: no worker waits for the other's."""
     order = {"test_classroom": 0, "test_grade": 1, "test_notebooks": 2, "test_bank": 4}
     items.sort(key=lambda item: order.get(item.path.stem, 3))
-    for item in items:
-        if item.path.stem in TOGETHER:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture(scope="session")
