@@ -99,9 +99,10 @@ def test_workbench_knows_nobody_and_savepoint_only_torch():
 
 
 LIGHTER = """
-import sys, torch
+import inspect, sys, torch
 from grader import lighter, server
 server.warm()
+inspect.stack(), inspect.getmodule(torch.save)
 part = "torch._dynamo.eval_frame"
 assert part not in sys.modules, "the server imported the compiler"
 twice = torch.compile(lambda x: 2 * x, backend="eager")
