@@ -13,15 +13,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from grader import explain, registry
 from grader.client import GraderFault, Runner, start_runner
-from grader.judge import judge, new_seed, snapshot
-from grader.verdict import Status
 
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the kernel's Interrupt is not for us
-    runner = start_runner()  # warms up while the learner reads
+    runner = start_runner()  # imports torch while the learner reads, and while the rest is imported
+    from grader.judge import load_checks
+
+    load_checks()
     try:
         for line in sys.stdin:
             print(json.dumps(answer(json.loads(line), runner)), flush=True)
@@ -31,6 +31,9 @@ def main() -> None:
 
 def answer(request: dict[str, Any], runner: Runner) -> dict[str, Any]:
     """A verdict for ``{"check": …}``, or what a replay recorded for ``{"replay": …}``."""
+    from grader import registry
+    from grader.judge import judge, new_seed
+
     package = Path(request["savepoint"])
     if "replay" in request:
         return _replay(request, package, runner)
@@ -47,6 +50,10 @@ def answer(request: dict[str, Any], runner: Runner) -> dict[str, Any]:
 
 
 def _replay(request: dict[str, Any], package: Path, runner: Runner) -> dict[str, Any]:
+    from grader import explain
+    from grader.judge import snapshot
+    from grader.verdict import Status
+
     try:
         with snapshot(package) as copy:
             probe = {
