@@ -40,8 +40,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneByOne:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest first and the bank's many short ones last: no worker waits for the other's."""
-    order = {"test_classroom": 0, "test_grade": 1, "test_notebooks": 2, "test_bank": 4}
+    """The longest first and the bank's many short ones last: no worker waits for the other's.
+
+    Attacks on the machine go late: not beside a notebook's lab with its own processes and times.
+    """
+    order = {"test_classroom": 0, "test_grade": 1, "test_notebooks": 2}
+    order |= {"test_attacks": 4, "test_bank": 5}
     items.sort(key=lambda item: order.get(item.path.stem, 3))
 
 
