@@ -23,6 +23,7 @@ from tests.conftest import need_jail
 
 NOTEBOOK = "01_lr_reset"
 BIN = Path(sys.executable).parent
+COURSE = [sys.executable, "-c", "from grader.cli import main; main()"]
 SECONDS = "BIT_FOR_BIT_SECONDS"
 NOISY_AND_RIGHT = """
 import logging, sys, warnings
@@ -111,10 +112,7 @@ def delete_a_check_and_edit_another(nb):
 @pytest.fixture(scope="module")
 def graded(tmp_path_factory):
     course = tmp_path_factory.mktemp("class") / "cs101"
-    command = "from grader.cli import main; main()"
-    subprocess.run(
-        [sys.executable, "-c", command, "classroom", "new", course], check=True, timeout=120
-    )
+    subprocess.run([*COURSE, "classroom", "new", course], check=True, timeout=120)
     source = course / "source" / "bit_for_bit"
     for path in source.glob("*.ipynb"):
         if path.stem != NOTEBOOK:
@@ -183,11 +181,8 @@ def test_marks_are_right(graded):
 def test_course_grade_gives_the_same_marks_cell_by_cell(graded):
     need_jail()
     course, honest = graded.parent / "ungraded", ("right", "wrong", "untouched")
-    command = "from grader.cli import main; main()"
     asked = [a for student in honest for a in ("--student", student)]
-    subprocess.run(
-        [sys.executable, "-c", command, "grade", *asked], cwd=course, check=True, timeout=280
-    )
+    subprocess.run([*COURSE, "grade", *asked], cwd=course, check=True, timeout=280)
     for student in honest:
         assert marks(course, student)[1] == marks(graded, student)[1]
 

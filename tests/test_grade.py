@@ -12,7 +12,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -25,9 +24,8 @@ from grader.classroom.store import Store
 from grader.paths import SOLUTIONS
 from tests import banking
 from tests.conftest import need_jail
-from tests.test_classroom import NOTEBOOK, delete_a_check_and_edit_another, nbgrader, submit
+from tests.test_classroom import COURSE, NOTEBOOK, delete_a_check_and_edit_another, nbgrader, submit
 
-COURSE = [sys.executable, "-c", "from grader.cli import main; main()"]
 ENDLESS = "\ndef save_checkpoint(path, **parts):\n    while True: pass\n"
 
 

@@ -37,7 +37,7 @@ def _one_world(trial: Trial, length: int, world_size: int, trained: int) -> None
         done = f"{where}, {before} trained" if before else where
         if label == "next":
             done = f"{where}, the epoch after one that was counted with its padding"
-        _require_shares(shares, length, before, done)
+        _require_shares(shares, length, before, done, is_next=label == "next")
         if before:
             # What all ranks took in their first turns was trained on.
             turns = before // world_size
@@ -63,7 +63,9 @@ def _one_world(trial: Trial, length: int, world_size: int, trained: int) -> None
                 )
 
 
-def _require_shares(shares: list[list[int]], length: int, before: int, done: str) -> None:
+def _require_shares(
+    shares: list[list[int]], length: int, before: int, done: str, *, is_next: bool
+) -> None:
     world_size = len(shares)
     counts = [len(share) for share in shares]
     want = -(-(length - before) // world_size)
@@ -74,16 +76,18 @@ def _require_shares(shares: list[list[int]], length: int, before: int, done: str
         raise Wrong(f"{done}: index {beyond[0]} is not in the data.", "beyond_data")
     if len(set(every)) < length - before and max(counts) < want:
         missing = length - before - len(set(every))
-        if "epoch after" in done:  # in the whole epoch before, nothing was missing
+        if is_next:  # in the whole epoch before, nothing was missing
             cause = "new_epoch"
+        elif missing >= world_size:
+            cause = "per_rank"
         else:
-            cause = "per_rank" if missing >= world_size else "tail_dropped"
+            cause = "tail_dropped"
         raise Wrong(f"{done}: {missing} of those left are yielded by no rank.", cause)
     if counts != [want] * world_size:
         raise Wrong(
             f"{done}: each rank is to yield {want}; they yield {', '.join(map(str, counts))}. "
             "In a process group the longer ones wait for ever.",
-            "new_epoch" if "epoch after" in done else "no_padding",
+            "new_epoch" if is_next else "no_padding",
         )
     if (length - before) % world_size == 0 and len(set(every)) != length - before:
         raise Wrong(f"{done}: {len(every)} indices, {len(set(every))} of them different.", "blocks")

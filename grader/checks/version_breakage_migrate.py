@@ -162,7 +162,7 @@ def old_names(trial: Trial) -> str:
                 raise Wrong(
                     f"migrate(a {kind} checkpoint): {before} is to become {name}; that name is "
                     f"not in the result. There are {names(_names_in(got[kind]), 9)}.",
-                    _name_cause(kind, list(old), got[kind]),
+                    _name_cause(kind, name, old, got[kind]),
                 )
             if leaf != want[f"/model_state_dict/{name}"]:
                 raise Wrong(
@@ -188,15 +188,14 @@ SLIPS = {
 }
 
 
-def _name_cause(kind: str, old: list[str], leaves: dict[str, str]) -> str:
-    """The slip that makes the ``old`` names what they became; else the nearest in effect."""
+def _name_cause(kind: str, missing: str, old: list[str], leaves: dict[str, str]) -> str:
+    """The slip that makes all ``old`` names what they became; else what became of ``missing``."""
     there = _names_in(leaves)
     if kind != "v1":
         return "strips_newer"
     for cause, slip in SLIPS.items():
         if sorted(set(map(slip, old))) == there:
             return cause
-    missing = next(n for n in (o.removeprefix(PREFIX) for o in old) if n not in there)
     if PREFIX + missing in there:
         return "prefix_stays"
     if missing.replace(PREFIX, "") in there:
