@@ -6,6 +6,7 @@ what it returns is compared elsewhere.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import linecache
 import os
@@ -48,6 +49,17 @@ class Context:
         self.package = request.get("savepoint")
         self._out = out
         self._stage = ""
+
+    def part(self, name: str, args: Mapping[str, Any]) -> Context:
+        """The same process for another run: its ``args``, and the tensors under ``name/``."""
+        part = copy.copy(self)
+        part.args = dict(args)
+        part.tensors = {
+            key.removeprefix(f"{name}/"): tensor
+            for key, tensor in self.tensors.items()
+            if key.startswith(f"{name}/")
+        }
+        return part
 
     def stage(self, text: str) -> None:
         """Say what is about to be called, for the message if it never comes back."""

@@ -123,6 +123,23 @@ class Evidence:
             [str(note) for note in notes] if isinstance(notes, list) else [],
         )
 
+    def part(self, name: str) -> Evidence:
+        """Of several runs in one process, what came out of the one called ``name``."""
+        start, facts = f"{name}/", self.facts[name]
+        if not isinstance(facts, Facts):
+            raise Malformed(f"what it says of {name!r} is no dict")
+        return Evidence(
+            facts,
+            self.tensors.under(name),
+            {k.removeprefix(start): v for k, v in self.files.items() if k.startswith(start)},
+            [
+                [name.removeprefix(start), *rest]
+                for name, *rest in self.listing
+                if name.startswith(start)
+            ],
+            self.notes,
+        )
+
     def left(self) -> list[str]:
         """Names of everything in the probe's directory when it ended."""
         return [str(entry[0]) for entry in self.listing]

@@ -13,6 +13,8 @@ from grader.checks.resumed import (
     RATE,
     WEIGHTS,
     Experiment,
+    conduct,
+    conducted,
     draw_batches,
     opened,
     require_keys,
@@ -21,7 +23,7 @@ from grader.checks.resumed import (
     written,
 )
 from grader.evidence import differing, names
-from grader.judge import Trial, Wrong, decides
+from grader.judge import Run, Trial, Wrong, decides
 
 MISFITS = (
     "without a layer's weight",
@@ -29,6 +31,7 @@ MISFITS = (
     "of another shape",
     "of a shape that broadcasts",
 )
+OPTIMIZERS = ("sgd", "adamw", "rmsprop")
 SCHEDULES = ("step", "cosine", "exponential", "onecycle", "plateau")
 
 
@@ -122,7 +125,7 @@ def _require_rng_format(inside: dict[str, Any]) -> None:
 
 @decides("lr_reset.weights")
 def weights(trial: Trial) -> str:
-    experiment = Experiment(trial, WEIGHTS)
+    experiment = conducted(trial, WEIGHTS)
     experiment.require_same()
     return "Parameters and buffers came back, and training went on from them."
 
@@ -131,7 +134,7 @@ def weights(trial: Trial) -> str:
 def learning_rate(trial: Trial) -> str:
     # Not an exponential one: it multiplies the last rate, and goes on rightly without its count.
     schedule = str(trial.rng.choice(["step", "cosine", "lambda"]))
-    experiment = Experiment(trial, RATE | {"schedule": schedule})
+    experiment = conducted(trial, RATE | {"schedule": schedule})
     experiment.require_same()
     first, last = experiment.truth.facts["lrs"][0][0], experiment.truth.facts["lrs"][-1][0]
     return f"The schedule ({schedule}) went on where it was: {first:.4g}, … {last:.4g}."
@@ -139,7 +142,7 @@ def learning_rate(trial: Trial) -> str:
 
 @decides("lr_reset.momentum")
 def momentum(trial: Trial) -> str:
-    experiment = Experiment(trial, MOMENTUM)
+    experiment = conducted(trial, MOMENTUM)
     experiment.require_same()
     norm = experiment.truth.tensors.under("loaded/optimizer").norm()
     return f"The momentum came back: norm {norm:.3g} before the save and after the load."
@@ -147,7 +150,7 @@ def momentum(trial: Trial) -> str:
 
 @decides("lr_reset.adam_moments")
 def adam_moments(trial: Trial) -> str:
-    experiment = Experiment(trial, ADAM | {"amsgrad": bool(trial.rng.integers(2))})
+    experiment = conducted(trial, ADAM | {"amsgrad": bool(trial.rng.integers(2))})
     experiment.require_same()
     return "Both moments and the step count came back."
 
@@ -156,6 +159,10 @@ def adam_moments(trial: Trial) -> str:
 def loads_by_default(trial: Trial) -> str:
     spec = MOMENTUM | {"schedule": "step", "noise": True}
     experiment = Experiment(trial, spec)
+    # The mean of some losses is a np.float64, which is a float, and which the default refuses.
+    told = {"epoch": 3, "loss": (0.1).hex(), "numpy_loss": True}
+    start = {"spec": spec, "seed": trial.draw_seed()}
+    (numpy_loss,) = conduct(trial, experiment, also=[Run(start | told, draw_batches(trial, 3))])
     facts = experiment.inside.facts
     require_opens(facts)
     require_keys(facts)
@@ -183,21 +190,13 @@ def loads_by_default(trial: Trial) -> str:
             f"{names(lost)} is not in it.",
             "optimizer_empty",
         )
-    _numpy_loss(trial, spec)
-    return f"The file opens by default and holds {names(CONTRACT_KEYS, 9)}."
-
-
-def _numpy_loss(trial: Trial, spec: dict[str, Any]) -> None:
-    """The mean of some losses is a np.float64, which is a float, and which the default refuses."""
-    told = {"epoch": 3, "loss": (0.1).hex(), "numpy_loss": True}
-    start = {"spec": spec, "seed": trial.draw_seed()} | told
-    file = written(trial.probe("lr_reset.save", start, tensors=draw_batches(trial, 3)))
-    facts = opened(trial, file).facts
+    facts = opened(trial, written(numpy_loss)).facts
     if facts["loss"] != (0.1).hex():
         raise Wrong(
             f'Saved with loss=np.float64(0.1); the file\'s "loss" is a {facts["loss_type"]}.',
             "loss_type",
         )
+    return f"The file opens by default and holds {names(CONTRACT_KEYS, 9)}."
 
 
 @decides("lr_reset.incomplete_file")
@@ -260,19 +259,21 @@ def incomplete_file(trial: Trial) -> str:
 @decides("lr_reset.same_bits")
 def same_bits(trial: Trial) -> str:
     schedules = ["lambda", *(str(s) for s in trial.rng.permutation(SCHEDULES))]
-    steps = 0
-    for number, optimizer in enumerate(("sgd", "adamw", "rmsprop")):
-        spec = {"optimizer": optimizer, "lr": 0.02, "schedule": schedules[number]}
-        # A roll-back into objects that have trained; a loss that is no number (one run diverged).
-        options = ({}, {"used_objects": True}, {"loss": math.nan})[number]
-        experiment = Experiment(trial, spec, **options)
+    # A roll-back into objects that have trained; a loss that is no number (one run diverged).
+    options: list[dict[str, Any]] = [{}, {"used_objects": True}, {"loss": math.nan}]
+    experiments = [
+        Experiment(trial, {"optimizer": optimizer, "lr": 0.02, "schedule": schedule}, **more)
+        for optimizer, schedule, more in zip(OPTIMIZERS, schedules, options, strict=False)
+    ]
+    conduct(trial, *experiments)
+    for experiment in experiments:
         experiment.require_same()
         if bad := differing(
             experiment.truth.tensors.under("end"), experiment.resumed.tensors.under("end")
         ):
             raise Wrong(
-                f"{experiment.told(8)}\nThe weights agree; {names(bad)} does not.",
+                f"{experiment.parted(8)}\nThe weights agree; {names(bad)} does not.",
                 diagnose.generators(experiment.truth.tensors, experiment.resumed.tensors)[1],
             )
-        steps += 8
+    steps = 8 * len(experiments)
     return f"SGD, AdamW and RMSprop, three schedules: {steps} resumed steps, equal to the bit."

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from grader.checks.resumed import (
     MOMENTUM,
     Experiment,
+    conducted,
     draw_batches,
+    inspected,
     opened,
     require_keys,
     require_opens,
@@ -13,40 +17,48 @@ from grader.checks.resumed import (
     require_returned,
     written,
 )
-from grader.evidence import differing, names
-from grader.judge import Trial, Wrong, decides
+from grader.evidence import Evidence, differing, names
+from grader.judge import Run, Trial, Wrong, decides
 
 
 @decides("lr_reset.invisible")
 def invisible(trial: Trial) -> str:
-    for in_eval_mode in (False, True):
-        _save_and_go_on(trial, {"eval": in_eval_mode})
+    """Save into missing directories, train on, save over it: as if nothing had been saved."""
+    path = "runs/today/epoch.10"
+    told = {"epoch": 0, "loss": (0.0).hex(), "paths": [path], "save_again": path}
+    starts: list[dict[str, Any]] = []
+    saves, plain = [], []
+    for in_eval in (False, True):
+        spec = {"optimizer": "adamw", "lr": 0.02, "schedule": "none"}
+        starts.append({"spec": spec, "seed": trial.draw_seed(), "eval": in_eval})
+        batches = draw_batches(trial, 5) | draw_batches(trial, 8, "2")
+        saves.append(Run(starts[-1] | told | {"pathlike": in_eval}, batches))
+        plain.append(Run(starts[-1], batches))
+    saved = trial.probe_each("lr_reset.save", saves)
+    files = [written(evidence, path) for evidence in saved]
+    truths = trial.trusted_each("lr_reset.uninterrupted", plain)
+    insides = inspected(trial, *files)
+    for start, *evidence in zip(starts, saved, truths, insides, strict=True):
+        _require_undisturbed(start["eval"], path, *evidence)
     return "A run that saves is the run that never saved; each file holds its own moment."
 
 
-def _save_and_go_on(trial: Trial, mode: dict[str, bool]) -> None:
-    """Save into missing directories, train on, save over it: as if nothing had been saved."""
-    spec = {"optimizer": "adamw", "lr": 0.02, "schedule": "none"}
-    path = "runs/today/epoch.10"
-    told = {"epoch": 0, "loss": (0.0).hex(), "paths": [path], "pathlike": mode["eval"]}
-    start = {"spec": spec, "seed": trial.draw_seed()} | mode
-    batches = draw_batches(trial, 7) | draw_batches(trial, 8, "2")
-    saved = trial.probe("lr_reset.save", start | told | {"save_again": path}, tensors=batches)
-    file = written(saved, path)
+def _require_undisturbed(
+    in_eval: bool, path: str, saved: Evidence, plain: Evidence, inside: Evidence
+) -> None:
     if others := sorted(set(saved.left()) - {path}):
         raise Wrong(f"Beside the checkpoint there is now {names(others)}.", "litter")
-    truth = trial.trusted("lr_reset.uninterrupted", start, tensors=batches).tensors
-    kept_on = saved.tensors
+    truth, kept_on = plain.tensors, saved.tensors
     if differing(truth.under("end"), kept_on.under("end")) or any(
         differing(truth.under(f"step{n}"), kept_on.under(f"step{n}")) for n in range(1, 9)
     ):
-        before = "eval" if mode["eval"] else "train (one batch norm in eval)"
+        before = "eval" if in_eval else "train (one batch norm in eval)"
         raise Wrong(
             "A run that saved and trained on differs from one that never saved. "
             f"The model's mode before the save: {before}.",
             "save_disturbs",
         )
-    inside = opened(trial, file)
+    require_opens(inside.facts)
     if "scheduler_state_dict" not in (inside.facts["none"] or []):
         raise Wrong(
             'Saved with scheduler=None: "scheduler_state_dict" is to be in the file, as None.',
@@ -76,13 +88,18 @@ def fine_print(trial: Trial) -> str:
 
 def _reload(trial: Trial) -> None:
     """A file that another has replaced is another file."""
-    spec, files, truths = MOMENTUM, {}, []
-    for epoch, name in enumerate(("first", "second"), start=4):
-        start = {"spec": spec, "seed": trial.draw_seed(), "epoch": epoch, "loss": (0.5).hex()}
-        file = written(trial.probe("lr_reset.save", start, tensors=draw_batches(trial, 3)))
-        files[f"{name}.pt"] = file
-        truths.append(opened(trial, file).tensors.under("model"))
-    args = {"spec": spec, "other_seed": trial.draw_seed()}
+    saves = []
+    for epoch in (4, 5):
+        told = {"epoch": epoch, "loss": (0.5).hex()}
+        start = {"spec": MOMENTUM, "seed": trial.draw_seed()}
+        saves.append(Run(start | told, draw_batches(trial, 3)))
+    first, second = (written(saved) for saved in trial.probe_each("lr_reset.save", saves))
+    insides = inspected(trial, first, second)
+    for inside in insides:
+        require_opens(inside.facts)
+    truths = [inside.tensors.under("model") for inside in insides]
+    args = {"spec": MOMENTUM, "other_seed": trial.draw_seed()}
+    files = {"first.pt": first, "second.pt": second}
     came = trial.probe("lr_reset_files.reload", args, files=files)
     second = came.tensors.under("second")
     if came.facts["second"] != 5 or differing(truths[1], second):
@@ -96,7 +113,7 @@ def _reload(trial: Trial) -> None:
 
 def _returns_and_modes(trial: Trial) -> None:
     spec = MOMENTUM | {"schedule": "drawing", "odd": True}
-    experiment = Experiment(trial, spec, eval=True, resave=True)
+    experiment = conducted(trial, spec, eval=True, resave=True)
     facts = experiment.resumed.facts
     if facts["training"]:
         raise Wrong("The model was in eval mode before the load, and in train mode after.", "mode")
@@ -160,7 +177,7 @@ def elsewhere(trial: Trial) -> str:
 @decides("lr_reset.extra_state")
 def extra_state(trial: Trial) -> str:
     spec = {"optimizer": "adamw", "lr": 0.02, "schedule": "cosine", "extras": True}
-    experiment = Experiment(trial, spec)
+    experiment = conducted(trial, spec)
     require_opens(experiment.inside.facts)
     truth, got = experiment.truth.tensors, experiment.resumed.tensors
     saved = "Saved with ema=…, average=<its len() is 0>, scaler=<disabled>, sampler=None."
@@ -175,29 +192,26 @@ def extra_state(trial: Trial) -> str:
     require_returned(experiment)
     if differing(truth.under("end"), got.under("end")) or experiment.first_difference():
         raise Wrong(
-            f"{experiment.told(experiment.first_difference() or 8)}\n"
+            f"{experiment.parted(experiment.first_difference() or 8)}\n"
             "One of the extras draws random numbers while it loads.",
             "rng_not_last",
         )
-    _missing_extra(trial)
+    _missing_extra(trial, experiment)
     return "The extras came back; one that draws while loading disturbed nothing."
 
 
-def _missing_extra(trial: Trial) -> None:
-    """An extra that was never saved is asked for."""
-    spec = MOMENTUM | {"schedule": "step"}
-    start = {"spec": spec, "seed": trial.draw_seed(), "epoch": 3, "loss": (0.5).hex()}
-    file = written(trial.probe("lr_reset.save", start, tensors=draw_batches(trial, 3)))
-    args = {"spec": spec, "other_seed": trial.draw_seed()}
-    asked = {"files": {"checkpoint": ["optimizer", "ema"]}}
+def _missing_extra(trial: Trial, experiment: Experiment) -> None:
+    """An extra that was never saved is asked for: the sampler that was None."""
+    args = {"spec": experiment.spec, "other_seed": trial.draw_seed()}
+    asked = {"files": {"checkpoint": ["optimizer", "sampler"]}}
     tried = trial.probe(
-        "lr_reset_files.try_incomplete", args | asked, files={"checkpoint.pt": file}
+        "lr_reset_files.try_incomplete", args | asked, files={"checkpoint.pt": experiment.file}
     )
     fresh = trial.trusted("lr_reset_files.fresh_objects", args).tensors
     changed = bool(differing(fresh, tried.tensors.under("checkpoint")))
-    call = "load_checkpoint(path, model=…, optimizer=…, ema=…)"
-    case = "A file that was saved without ema"
-    require_refusal(case, call, "ema_state_dict", tried.facts["checkpoint"], changed)
+    call = "load_checkpoint(path, model=…, optimizer=…, sampler=…)"
+    case = "A file that was saved with sampler=None"
+    require_refusal(case, call, "sampler_state_dict", tried.facts["checkpoint"], changed)
 
 
 @decides("lr_reset.read_back")

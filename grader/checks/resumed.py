@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from grader.checks import diagnose
 from grader.evidence import Evidence, differing, names
-from grader.judge import Trial, Wrong
+from grader.judge import Run, Trial, Wrong, in_turn
 
 BATCH, WIDTH, CLASSES = 8, 6, 4
 CONTRACT_KEYS = (
@@ -36,36 +37,45 @@ def draw_batches(trial: Trial, steps: int, suffix: str = "") -> dict[str, np.nda
 
 
 class Experiment:
-    """Train, save, load in a fresh process, train on; and the same without the interruption."""
+    """Train, save, load in a fresh process, train on; and the same without the interruption.
+
+    Drawn here, carried out by ``conduct``, which sets ``file`` (what was saved), ``truth`` (the run
+    without the interruption), ``inside`` (what the file holds) and ``resumed``.
+    """
 
     def __init__(
         self, trial: Trial, spec: dict[str, Any], *, loss: float | None = None, **options: Any
     ) -> None:
-        self.trial, self.spec = trial, spec
+        self.trial, self.spec, self.options = trial, spec, options
         self.in_eval = bool(options.get("eval"))
         # An odd number of steps: two saves apart by a whole StepLR period would hide a lost one.
-        self.steps = 2 * int(trial.rng.integers(3, 6)) + 1
+        self.steps = 2 * int(trial.rng.integers(2, 4)) + 1
         self.epoch = int(trial.rng.integers(2, 40))
         drawn = float(trial.rng.uniform(0.1, 2.0))
         self.loss = drawn if loss is None else loss
-        start = {"spec": spec, "seed": trial.draw_seed()}
-        before = draw_batches(trial, self.steps)
-        told = {"epoch": self.epoch, "loss": self.loss.hex()}
-        self.saved = trial.probe("lr_reset.save", start | told | options, tensors=before)
-        self.file = written(self.saved)
-        # Only now are the batches after the resume drawn: nothing in (A) could know them.
-        after = draw_batches(trial, 8)
-        everything = before | {name + "2": array for name, array in after.items()}
-        self.truth = trial.trusted("lr_reset.uninterrupted", start | options, tensors=everything)
-        files = {"checkpoint.pt": self.file}
-        self.inside = trial.trusted("lr_reset.inspect", files=files)
-        again = {"spec": spec, "other_seed": trial.draw_seed()} | options
-        if options.get("resave"):
-            again |= told
-        report = trial.attempt("lr_reset.resume", again, tensors=after, files=files)[0]
-        if report.outcome == "raised" and "NotImplementedError" not in report.details["bases"]:
-            self.require_recipe_is_state(f"{report.stage} raised {report.details['type']}.")
-        self.resumed = trial.evidence(report)
+        self.told = {"epoch": self.epoch, "loss": self.loss.hex()}
+        self.start = {"spec": spec, "seed": trial.draw_seed()}
+        self.before = draw_batches(trial, self.steps)
+        self.file: bytes
+        self.truth: Evidence
+        self.inside: Evidence
+        self.resumed: Evidence
+
+    def first_save(self) -> Run:
+        """The run that trains and saves."""
+        return Run(self.start | self.told | self.options, self.before)
+
+    def never_interrupted(self, after: dict[str, np.ndarray]) -> Run:
+        """The trusted run that goes on with the batches ``after``."""
+        everything = self.before | {name + "2": array for name, array in after.items()}
+        return Run(self.start | self.options, everything)
+
+    def second_start(self, after: dict[str, np.ndarray]) -> Run:
+        """The run that loads and trains on."""
+        again = {"spec": self.spec, "other_seed": self.trial.draw_seed()} | self.options
+        if self.options.get("resave"):
+            again |= self.told
+        return Run(again, after, {"checkpoint.pt": self.file})
 
     def first_difference(self) -> int | None:
         """The first step after the load at which the weights differ; 0 if already at the load."""
@@ -77,7 +87,7 @@ class Experiment:
                 return step
         return None
 
-    def told(self, step: int) -> str:
+    def parted(self, step: int) -> str:
         """The sentence that says what was done and where the runs part."""
         done = f"Trained {self.steps} steps, saved, loaded in a new process, trained on."
         if step == 0:
@@ -93,7 +103,7 @@ class Experiment:
             self.require_recipe_is_state()
             return
         detail, cause = self.diagnose()
-        raise Wrong(f"{self.told(step)}\n{detail}", cause)
+        raise Wrong(f"{self.parted(step)}\n{detail}", cause)
 
     def require_recipe_is_state(self, so_far: str = "The resumed run is right.") -> None:
         """The file must hold the state itself, not a way to make it again."""
@@ -126,6 +136,45 @@ class Experiment:
         )
 
 
+def conduct(trial: Trial, *experiments: Experiment, also: Sequence[Run] = ()) -> list[Evidence]:
+    """Carry out the experiments: all that save in one process, all that resume in another.
+
+    Returns the evidence of ``also``: other runs of the process that saves, after the others.
+    """
+    first = [*(e.first_save() for e in experiments), *also]
+    saved = trial.probe_each("lr_reset.save", first)
+    for experiment, evidence in zip(experiments, saved, strict=False):
+        experiment.file = written(evidence)
+    # Only now are the batches after the resume drawn: nothing in the first process could know them.
+    after = [draw_batches(trial, 8) for _ in experiments]
+    plain = [e.never_interrupted(a) for e, a in zip(experiments, after, strict=True)]
+    truths = trial.trusted_each("lr_reset.uninterrupted", plain)
+    insides = inspected(trial, *(e.file for e in experiments))
+    for experiment, truth, inside in zip(experiments, truths, insides, strict=True):
+        experiment.truth, experiment.inside = truth, inside
+    second = [e.second_start(a) for e, a in zip(experiments, after, strict=True)]
+    report = trial.attempt(**in_turn("lr_reset.resume", second))[0]
+    if report.outcome == "raised" and "NotImplementedError" not in report.details["bases"]:
+        for experiment in experiments:
+            experiment.require_recipe_is_state(f"{report.stage} raised {report.details['type']}.")
+    resumed = trial.evidence_of_each(report, len(second))
+    for experiment, evidence in zip(experiments, resumed, strict=True):
+        experiment.resumed = evidence
+    return saved[len(experiments) :]
+
+
+def conducted(trial: Trial, spec: dict[str, Any], **options: Any) -> Experiment:
+    """One experiment, carried out."""
+    experiment = Experiment(trial, spec, **options)
+    conduct(trial, experiment)
+    return experiment
+
+
+def inspected(trial: Trial, *files: bytes) -> list[Evidence]:
+    """What each file holds (D): opened by trusted code, as ``torch.load`` opens it by default."""
+    return trial.trusted_each("lr_reset.inspect", [Run(files={"checkpoint.pt": f}) for f in files])
+
+
 def written(evidence: Evidence, name: str = "checkpoint.pt") -> bytes:
     """The file that the save left, or Wrong."""
     if name not in evidence.files:
@@ -140,7 +189,7 @@ def written(evidence: Evidence, name: str = "checkpoint.pt") -> bytes:
 
 def opened(trial: Trial, file: bytes) -> Evidence:
     """What the file holds (D), or Wrong if torch.load's default refuses it."""
-    inside = trial.trusted("lr_reset.inspect", files={"checkpoint.pt": file})
+    (inside,) = inspected(trial, file)
     require_opens(inside.facts)
     return inside
 

@@ -46,7 +46,7 @@ def try_incomplete(context: Context):
     tensors: dict[str, Tensor] = {}
     for name, asked in context.args["files"].items():
         run = build(context.args["spec"], context.args["other_seed"])
-        given = {"optimizer": run.optimizer, "scheduler": run.scheduler, "ema": Ema(0.0)}
+        given = {"optimizer": run.optimizer, "scheduler": run.scheduler, "sampler": Ema(0.0)}
         given = {part: given[part] for part in asked}
         try:
             context.call(

@@ -1,0 +1,34 @@
+"""Several runs of one probe, one after the other in one process, as one script may make several."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from grader.child import PROBES, Context, probe
+
+
+@probe
+def runs(context: Context):
+    """Run ``args["probe"]`` once for each of ``args["each"]``, in a directory of its own.
+
+    Run n has the tensors and files under ``n/``; what it returns goes there too.
+    """
+    home = Path.cwd()
+    facts: dict[str, Any] = {}
+    tensors: dict[str, Tensor] = {}
+    strayed = None
+    for number, args in enumerate(context.args["each"]):
+        place = home / str(number)
+        place.mkdir(exist_ok=True)
+        os.chdir(place)
+        result = PROBES[context.args["probe"]](context.part(str(number), args))
+        found, made = result if isinstance(result, tuple) else (result, {})
+        facts[str(number)] = found or {}
+        tensors |= {f"{number}/{name}": tensor for name, tensor in made.items()}
+        strayed = strayed or (Path.cwd() if Path.cwd() != place else None)
+    os.chdir(strayed or home)  # where it has been left is told of the process, at its end
+    return facts, tensors
