@@ -149,6 +149,3 @@ class Remembering:
             while self._held > self._budget:
                 self._held -= self._answers.popitem(last=False)[1][0]
         return answer
-
-    def close(self) -> None:
-        self._runner.close()

@@ -1,4 +1,4 @@
-"""torch's compiler, put off until something asks for it.
+"""Imports that take seconds and are not needed: torch's compiler, and a grammar.
 
 ``torch.optim`` imports ``torch._dynamo`` at an optimizer's first use, for two functions that do
 nothing outside of a compilation. That import takes as long as torch's own (2 s of CPU, measured
@@ -44,6 +44,15 @@ def put_off_compiler() -> None:
 
     if NAME not in sys.modules:
         torch._dynamo = sys.modules[NAME] = _Later(NAME)
+
+
+def skip_iri_grammar() -> None:
+    """Let jsonschema be imported without its check of IRIs, whose grammar takes it 2 s to compile.
+
+    It does without where the package is absent; no notebook's schema has an IRI in it.
+    """
+    if "jsonschema" not in sys.modules:
+        sys.modules.setdefault("rfc3987_syntax", None)  # what import takes for "not there"
 
 
 def asks(request: Mapping[str, Any]) -> bool:

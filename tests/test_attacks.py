@@ -42,7 +42,8 @@ def save_checkpoint(path, **kw):
 def runners():
     need_jail()
     os.environ["SECRET_OF_THE_GRADER"] = "in the environment"
-    jailed, trusted = JailRunner(), Remembering(JailRunner())
+    jailed = JailRunner()
+    trusted = Remembering(jailed)
     yield jailed, trusted
     jailed.close()
     trusted.close()

@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
-import os
 import time
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,12 +22,9 @@ from grader.classroom import intake, rebuild, unit
 from grader.classroom.config import ASSIGNMENT
 from grader.classroom.recording import CannotRecord, Recorder
 from grader.classroom.store import Record, Store
+from grader.classroom.workers import CannotGrade, require_class
 from grader.judge import new_seed
 from grader.paths import NOTEBOOKS, ROOT, SOLUTIONS
-
-
-class CannotGrade(Exception):
-    """Nothing was graded; the text says what is missing."""
 
 
 @dataclass
@@ -71,11 +66,7 @@ class Grading:
 
     def __init__(self, root: Path, wanted: Wanted) -> None:
         self.root, self.wanted = root, wanted
-        if not (root / "nbgrader_config.py").exists():
-            raise CannotGrade(
-                f"{root} is not a class: it has no nbgrader_config.py. Run this in a class's "
-                "directory; `course classroom new` makes one."
-            )
+        require_class(root)
         self.store = Store(root)
         self.recorder = Recorder(root, ASSIGNMENT)
         known = self.recorder.notebooks()
@@ -316,13 +307,3 @@ def _course_digest() -> str:
 def _decides(path: Path) -> bool:
     others = {"cli", "release", "report", "classroom", "__pycache__"}
     return path.suffix in (".py", ".toml") and not others & set(path.parts)
-
-
-def process_pool(jobs: int) -> ProcessPoolExecutor:
-    """Workers on this machine. They end when this process does, however it ends."""
-    return ProcessPoolExecutor(
-        jobs,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=unit.follow,
-        initargs=(os.getpid(),),
-    )

@@ -1,7 +1,8 @@
 """One student's work, graded: what a worker does. Everything it needs comes in as plain data.
 
-A worker is a process (or a thread of a Dask worker) that keeps two warm jails: one for trusted
-runs, which it remembers, and one for submissions, which is renewed after any that did not behave.
+A worker is a process (or a thread of a Dask worker) that keeps a warm jail, and renews it after any
+submission that did not behave. Trusted runs are forks of the same server, when all that a probe
+left has been killed and emptied; their answers are remembered.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from grader.classroom.fair import judge_fairly
 from grader.classroom.store import Record
 from grader.client import ForkServer, Runner
 from grader.jail_runner import JailRunner, Remembering
+from grader.judge import load_checks
 from grader.verdict import Status
 
 _local = threading.local()
@@ -94,24 +96,28 @@ def _grade(unit: Unit, task: Task, runner: Runner, trusted: Runner) -> Record:
 
 
 def _runners(jailed: bool) -> tuple[Runner, Runner]:
-    """This worker's two runners, started on first use."""
+    """(what runs probes, the same with a memory for trusted ones), started on first use."""
     if getattr(_local, "jailed", None) is not jailed:
         release()
-        make = JailRunner if jailed else ForkServer
-        _local.runner, _local.trusted = make(), Remembering(make())
-        _made.extend((_local.runner, _local.trusted))
+        _local.runner = JailRunner() if jailed else ForkServer()
+        _local.trusted = Remembering(_local.runner)
+        _made.append(_local.runner)
         _local.jailed = jailed
     return _local.runner, _local.trusted
 
 
+def get_ready(jailed: bool) -> None:
+    """Start this worker's server, which warms up while there is nothing to grade yet."""
+    _runners(jailed)
+    load_checks()
+
+
 def release() -> None:
-    """End this worker's runners."""
-    for name in ("runner", "trusted"):
-        if (runner := getattr(_local, name, None)) is not None:
-            runner.close()
-            _made.remove(runner)
-            setattr(_local, name, None)
-    _local.jailed = None
+    """End this worker's server."""
+    if (runner := getattr(_local, "runner", None)) is not None:
+        runner.close()
+        _made.remove(runner)
+    _local.runner = _local.trusted = _local.jailed = None
 
 
 def release_all() -> None:

@@ -7,6 +7,9 @@ import sys
 
 def main() -> None:
     """Entry point. Help and usage errors come before anything heavy is imported."""
+    from grader import lighter
+
+    lighter.skip_iri_grammar()
     from grader.cli.app import app
 
     for stream in (sys.stdout, sys.stderr):

@@ -242,14 +242,14 @@ def grade(
 
     Exit status: 0 everything graded, 1 something could not be, 2 usage, 3 no jail or no class.
     """
-    from grader.classroom.grading import CannotGrade
+    from grader.classroom.workers import CannotGrade, default_jobs
     from grader.cli import grading
 
     try:
         code = grading.run(
             [*(notebooks or []), *(notebook or [])],
             student or [],
-            jobs or grading.default_jobs(),
+            jobs or default_jobs(),
             scheduler,
             again=again,
             trust=trust,

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import sys
-from collections.abc import Iterator
-from concurrent.futures import Executor
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from grader import jail_tier, registry
-from grader.classroom import unit
-from grader.classroom.grading import CannotGrade, Grading, Summary, Wanted, process_pool
 from grader.classroom.store import Record
+from grader.classroom.workers import CannotGrade, hired, require_class
 from grader.cli.console import say
 from grader.report.page import count
+
+if TYPE_CHECKING:
+    from grader.classroom.grading import Grading, Summary
 
 
 def run(
@@ -42,9 +41,14 @@ def run(
             + "\nMend that, or grade on another machine. For submissions by people you trust: "
             "--trust-submissions (they run as you, with all that you can read and write)."
         )
-    wanted = Wanted(tuple(students), tuple(_stems(notebooks)), again, jailed=not trust)
-    grading = Grading(Path.cwd(), wanted)
-    with _executor(jobs, scheduler) as (executor, workers), _bar(as_json) as progress:
+    stems = tuple(_stems(notebooks))
+    require_class(Path.cwd())
+    with hired(jobs, scheduler, jailed=not trust) as (executor, workers), _bar(as_json) as progress:
+        # nbgrader is imported while the workers warm up.
+        from grader.classroom.grading import Grading, Wanted
+
+        wanted = Wanted(tuple(students), stems, again, jailed=not trust)
+        grading = Grading(Path.cwd(), wanted)
         bar = progress.add_task("grading", total=len(grading.students))
 
         def told(student: str, records: list[Record]) -> None:
@@ -64,33 +68,6 @@ def _stems(notebooks: list[str]) -> list[str]:
         incident = registry.incidents()[registry.select(what)[0].incident]
         found.append(incident.notebook)
     return found
-
-
-@contextlib.contextmanager
-def _executor(jobs: int, scheduler: str | None) -> Iterator[tuple[Executor, int]]:
-    if scheduler is None:
-        with process_pool(jobs) as pool:
-            yield pool, jobs
-        return
-    try:
-        from distributed import Client
-    except ImportError:
-        raise CannotGrade(
-            "--scheduler needs Dask: pip install 'bit-for-bit[dask]' (here and on the workers)."
-        ) from None
-    try:
-        client = Client(scheduler, timeout="20s", set_as_default=False)
-    except (OSError, TimeoutError) as error:
-        raise CannotGrade(f"No Dask scheduler answers at {scheduler}: {error}") from None
-    with client:
-        workers = sum(client.nthreads().values())
-        if not workers:
-            raise CannotGrade(f"The Dask scheduler at {scheduler} has no workers.")
-        try:
-            yield client.get_executor(pure=False, retries=1), workers
-        finally:
-            with contextlib.suppress(OSError, TimeoutError):
-                client.run(unit.release_all)
 
 
 def _bar(as_json: bool) -> Progress:
@@ -134,12 +111,3 @@ def _merged(rows: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
         if notebook not in names:
             names.append(notebook)
     return [(student, ", ".join(names), why) for (student, why), names in together.items()]
-
-
-def default_jobs() -> int:
-    """As many workers as cores, but no more than memory for their jails allows."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    with contextlib.suppress(OSError, ValueError):
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        cores = min(cores, max(1, memory // (2 << 30)))
-    return cores
