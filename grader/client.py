@@ -21,14 +21,7 @@ from typing import Any, Protocol
 
 from grader import lighter, server, wire
 
-# A server's: one thread; and its memory, Python's included, in huge pages where Linux and glibc
-# (2.35 and later) offer them, since what a fork costs grows with the number of pages.
-ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "PYTHONMALLOC": "malloc",
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-}
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # a server's
 SECONDS = float(os.environ.get("BIT_FOR_BIT_SECONDS", "10"))  # wall clock, one probe
 MEMORY = 1 << 30  # bytes a probe may take beyond what the warm server has
 START_SECONDS = 120.0

@@ -159,9 +159,8 @@ def _bubblewrap(folder: Path, sources: dict[Path, Path], uid: int, gid: int) -> 
 def _mounts() -> list[Path]:
     """Directories that are seen inside, read-only, where they are outside."""
     wanted = [Path("/usr"), Path(sys.base_prefix), Path(sys.prefix)]
-    # What torch and glibc ask of the machine: its processors, and whether there are huge pages.
-    wanted += [Path("/sys/devices/system/cpu"), Path("/sys/kernel/mm/transparent_hugepage")]
-    wanted += [ROOT / "grader", NOTEBOOKS / "workbench"]
+    # torch asks which processors there are.
+    wanted += [Path("/sys/devices/system/cpu"), ROOT / "grader", NOTEBOOKS / "workbench"]
     wanted += [Path(p) for p in site.getsitepackages()]
     found: list[Path] = []
     for path in wanted:

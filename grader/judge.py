@@ -106,13 +106,13 @@ class Trial:
         request["savepoint"] = str(self.package)
         return self._runner.run(request, _blobs(tensors, files))
 
-    def probe_each(self, name: str, runs: Sequence[Run]) -> list[Evidence]:
+    def probe_each(self, runs: Sequence[Run]) -> list[Evidence]:
         """As ``probe``, for several runs in one process: a fork costs as much as a short run."""
-        return self.evidence_of_each(self.attempt(**in_turn(name, runs))[0], len(runs))
+        return self.evidence_of_each(self.attempt(**in_turn(runs))[0], len(runs))
 
-    def trusted_each(self, name: str, runs: Sequence[Run]) -> list[Evidence]:
+    def trusted_each(self, runs: Sequence[Run]) -> list[Evidence]:
         """As ``trusted``, for several runs in one process."""
-        evidence = self.trusted(**in_turn(name, runs))
+        evidence = self.trusted(**in_turn(runs))
         return [evidence.part(str(number)) for number in range(len(runs))]
 
     def evidence_of_each(self, report: Report, runs: int) -> list[Evidence]:
@@ -159,22 +159,23 @@ class Trial:
 
 @dataclass
 class Run:
-    """One of several runs of a probe in one process."""
+    """One of several runs in one process: of the ``probe``."""
 
+    probe: str
     args: Mapping[str, Any] = field(default_factory=dict)
     tensors: Mapping[str, np.ndarray] = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict)
 
 
-def in_turn(name: str, runs: Sequence[Run]) -> dict[str, Any]:
-    """What to ask of ``attempt`` or ``trusted`` to have one process run ``name`` several times."""
+def in_turn(runs: Sequence[Run]) -> dict[str, Any]:
+    """What to ask of ``attempt`` or ``trusted`` to have one process do all ``runs``."""
 
     def joined(parts: list[Mapping[str, Any]]) -> dict[str, Any]:
         return {f"{n}/{key}": value for n, part in enumerate(parts) for key, value in part.items()}
 
     return {
         "name": "in_turn.runs",
-        "args": {"probe": name, "each": [dict(run.args) for run in runs]},
+        "args": {"each": [[run.probe, dict(run.args)] for run in runs]},
         "tensors": joined([run.tensors for run in runs]),
         "files": joined([run.files for run in runs]),
     }

@@ -70,6 +70,7 @@ def warm() -> None:
     # What is here stays, and a fork's collector does not touch it: a page touched is a page copied.
     gc.collect()
     gc.freeze()
+    lighter.join_pages()
 
 
 JAILED = "--jailed" in sys.argv

@@ -8,18 +8,20 @@ from typing import Any
 from grader.checks import diagnose
 from grader.checks.resumed import (
     ADAM,
+    AFTER,
     CONTRACT_KEYS,
     MOMENTUM,
     RATE,
     WEIGHTS,
     Experiment,
-    conduct,
     conducted,
     draw_batches,
     opened,
     require_keys,
     require_opens,
     require_refusal,
+    resume_all,
+    save_all,
     written,
 )
 from grader.evidence import differing, names
@@ -162,7 +164,9 @@ def loads_by_default(trial: Trial) -> str:
     # The mean of some losses is a np.float64, which is a float, and which the default refuses.
     told = {"epoch": 3, "loss": (0.1).hex(), "numpy_loss": True}
     start = {"spec": spec, "seed": trial.draw_seed()}
-    (numpy_loss,) = conduct(trial, experiment, also=[Run(start | told, draw_batches(trial, 3))])
+    save = Run("lr_reset.save", start | told, draw_batches(trial, 3))
+    (numpy_loss,) = save_all(trial, [experiment], save)
+    resume_all(trial, [experiment])
     facts = experiment.inside.facts
     require_opens(facts)
     require_keys(facts)
@@ -265,15 +269,16 @@ def same_bits(trial: Trial) -> str:
         Experiment(trial, {"optimizer": optimizer, "lr": 0.02, "schedule": schedule}, **more)
         for optimizer, schedule, more in zip(OPTIMIZERS, schedules, options, strict=False)
     ]
-    conduct(trial, *experiments)
+    save_all(trial, experiments)
+    resume_all(trial, experiments)
     for experiment in experiments:
         experiment.require_same()
         if bad := differing(
             experiment.truth.tensors.under("end"), experiment.resumed.tensors.under("end")
         ):
             raise Wrong(
-                f"{experiment.parted(8)}\nThe weights agree; {names(bad)} does not.",
+                f"{experiment.parted(AFTER)}\nThe weights agree; {names(bad)} does not.",
                 diagnose.generators(experiment.truth.tensors, experiment.resumed.tensors)[1],
             )
-    steps = 8 * len(experiments)
+    steps = AFTER * len(experiments)
     return f"SGD, AdamW and RMSprop, three schedules: {steps} resumed steps, equal to the bit."

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from grader.checks.resumed import (
+    AFTER,
     MOMENTUM,
     Experiment,
-    conducted,
     draw_batches,
     inspected,
     opened,
@@ -15,10 +15,12 @@ from grader.checks.resumed import (
     require_opens,
     require_refusal,
     require_returned,
+    resume_all,
+    save_all,
     written,
 )
 from grader.evidence import Evidence, differing, names
-from grader.judge import Run, Trial, Wrong, decides
+from grader.judge import Run, Trial, Wrong, decides, in_turn
 
 
 @decides("lr_reset.invisible")
@@ -31,12 +33,12 @@ def invisible(trial: Trial) -> str:
     for in_eval in (False, True):
         spec = {"optimizer": "adamw", "lr": 0.02, "schedule": "none"}
         starts.append({"spec": spec, "seed": trial.draw_seed(), "eval": in_eval})
-        batches = draw_batches(trial, 5) | draw_batches(trial, 8, "2")
-        saves.append(Run(starts[-1] | told | {"pathlike": in_eval}, batches))
-        plain.append(Run(starts[-1], batches))
-    saved = trial.probe_each("lr_reset.save", saves)
+        batches = draw_batches(trial, 5) | draw_batches(trial, AFTER, "2")
+        saves.append(Run("lr_reset.save", starts[-1] | told | {"pathlike": in_eval}, batches))
+        plain.append(Run("lr_reset.uninterrupted", starts[-1], batches))
+    saved = trial.probe_each(saves)
     files = [written(evidence, path) for evidence in saved]
-    truths = trial.trusted_each("lr_reset.uninterrupted", plain)
+    truths = trial.trusted_each(plain)
     insides = inspected(trial, *files)
     for start, *evidence in zip(starts, saved, truths, insides, strict=True):
         _require_undisturbed(start["eval"], path, *evidence)
@@ -50,7 +52,7 @@ def _require_undisturbed(
         raise Wrong(f"Beside the checkpoint there is now {names(others)}.", "litter")
     truth, kept_on = plain.tensors, saved.tensors
     if differing(truth.under("end"), kept_on.under("end")) or any(
-        differing(truth.under(f"step{n}"), kept_on.under(f"step{n}")) for n in range(1, 9)
+        differing(truth.under(f"step{n}"), kept_on.under(f"step{n}")) for n in range(1, AFTER + 1)
     ):
         before = "eval" if in_eval else "train (one batch norm in eval)"
         raise Wrong(
@@ -65,55 +67,58 @@ def _require_undisturbed(
             "keys",
         )
     # The second save must hold the state of its own moment.
-    if differing(truth.under("step8"), inside.tensors.under("model")):
+    if differing(truth.under(f"step{AFTER}"), inside.tensors.under("model")):
         raise Wrong(
-            "Saved, trained 8 more steps, saved to the same path: the file does not hold the "
-            "weights of that moment.",
+            f"Saved, trained {AFTER} more steps, saved to the same path: the file does not hold "
+            "the weights of that moment.",
             "stale",
         )
 
 
 @decides("lr_reset.fine_print")
 def fine_print(trial: Trial) -> str:
-    _returns_and_modes(trial)
-    absent = trial.probe(
-        "lr_reset_files.missing_file", {"spec": MOMENTUM, "seed": trial.draw_seed()}
+    experiment = Experiment(
+        trial, MOMENTUM | {"schedule": "drawing", "odd": True}, eval=True, resave=True
     )
-    if "FileNotFoundError" not in absent.facts.get("bases", []):
-        came = absent.facts["raised"] or "nothing was raised"
-        raise Wrong(f"There is no such file: expected FileNotFoundError; {came}.", "no_such_file")
-    _reload(trial)
-    return "Nothing else is returned, changed or demanded."
-
-
-def _reload(trial: Trial) -> None:
-    """A file that another has replaced is another file."""
     saves = []
     for epoch in (4, 5):
         told = {"epoch": epoch, "loss": (0.5).hex()}
         start = {"spec": MOMENTUM, "seed": trial.draw_seed()}
-        saves.append(Run(start | told, draw_batches(trial, 3)))
-    first, second = (written(saved) for saved in trial.probe_each("lr_reset.save", saves))
-    insides = inspected(trial, first, second)
+        saves.append(Run("lr_reset.save", start | told, draw_batches(trial, 3)))
+    first, second = (written(saved) for saved in save_all(trial, [experiment], *saves))
+    args = {"spec": MOMENTUM, "other_seed": trial.draw_seed()}
+    files = {"first.pt": first, "second.pt": second}
+    absent, reloaded = resume_all(
+        trial,
+        [experiment],
+        Run("lr_reset_files.missing_file", {"spec": MOMENTUM, "seed": trial.draw_seed()}),
+        Run("lr_reset_files.reload", args, files=files),
+    )
+    _require_returns_and_modes(trial, experiment)
+    if "FileNotFoundError" not in absent.facts.get("bases", []):
+        came = absent.facts["raised"] or "nothing was raised"
+        raise Wrong(f"There is no such file: expected FileNotFoundError; {came}.", "no_such_file")
+    _require_read_anew(trial, reloaded, first, second)
+    return "Nothing else is returned, changed or demanded."
+
+
+def _require_read_anew(trial: Trial, reloaded: Evidence, *files: bytes) -> None:
+    """A file that another has replaced is another file."""
+    insides = inspected(trial, *files)
     for inside in insides:
         require_opens(inside.facts)
     truths = [inside.tensors.under("model") for inside in insides]
-    args = {"spec": MOMENTUM, "other_seed": trial.draw_seed()}
-    files = {"first.pt": first, "second.pt": second}
-    came = trial.probe("lr_reset_files.reload", args, files=files)
-    second = came.tensors.under("second")
-    if came.facts["second"] != 5 or differing(truths[1], second):
+    got = reloaded.tensors.under("second")
+    if reloaded.facts["second"] != 5 or differing(truths[1], got):
         raise Wrong(
             "Loaded checkpoint.pt, replaced it by another checkpoint, loaded it again in the same "
-            f"process: expected epoch 5 and its weights; got epoch {came.facts['second']}"
-            + ("." if differing(truths[0], second) else ", with the first file's weights."),
+            f"process: expected epoch 5 and its weights; got epoch {reloaded.facts['second']}"
+            + ("." if differing(truths[0], got) else ", with the first file's weights."),
             "stale",
         )
 
 
-def _returns_and_modes(trial: Trial) -> None:
-    spec = MOMENTUM | {"schedule": "drawing", "odd": True}
-    experiment = conducted(trial, spec, eval=True, resave=True)
+def _require_returns_and_modes(trial: Trial, experiment: Experiment) -> None:
     facts = experiment.resumed.facts
     if facts["training"]:
         raise Wrong("The model was in eval mode before the load, and in train mode after.", "mode")
@@ -143,14 +148,18 @@ def elsewhere(trial: Trial) -> str:
     moved = trial.trusted("lr_reset_files.retag", files={"checkpoint.pt": file})
     after = draw_batches(trial, 3)
     again = {"spec": spec, "other_seed": trial.draw_seed()}
-    report = trial.attempt("lr_reset.resume", again, tensors=after, files=moved.files)[0]
+    runs = [
+        Run("lr_reset.resume", again, after, moved.files),
+        Run("lr_reset_files.locate", again, files={"checkpoint.pt": file}),
+    ]
+    report = trial.attempt(**in_turn(runs))[0]
     if report.outcome == "raised" and "deserialize" in str(report.details.get("text")):
         raise Wrong(
             "A checkpoint whose tensors were saved on a GPU does not load on a machine without "
             "one, called without map_location.",
             "map_location",
         )
-    loaded = trial.evidence(report)
+    loaded, asked = trial.evidence_of_each(report, len(runs))
     returned = loaded.facts["returned"]
     if (returned.get("epoch"), returned.get("loss")) != (0, (0.0).hex()):
         raise Wrong(
@@ -160,7 +169,6 @@ def elsewhere(trial: Trial) -> str:
         )
     if loaded.files.get("checkpoint.pt") != moved.files["checkpoint.pt"]:
         raise Wrong("After load_checkpoint the file is gone or another one.", "file_changed")
-    asked = trial.probe("lr_reset_files.locate", again, files={"checkpoint.pt": file})
     if not asked.facts["asked"]:
         raise Wrong("A function given as map_location was never called.", "map_location")
     none = {name: array[:0] for name, array in after.items()}
@@ -177,7 +185,13 @@ def elsewhere(trial: Trial) -> str:
 @decides("lr_reset.extra_state")
 def extra_state(trial: Trial) -> str:
     spec = {"optimizer": "adamw", "lr": 0.02, "schedule": "cosine", "extras": True}
-    experiment = conducted(trial, spec)
+    experiment = Experiment(trial, spec)
+    save_all(trial, [experiment])
+    args = {"spec": spec, "other_seed": trial.draw_seed()}
+    asked = {"files": {"checkpoint": ["optimizer", "sampler"]}}
+    file = {"checkpoint.pt": experiment.file}
+    without = Run("lr_reset_files.try_incomplete", args | asked, files=file)
+    (tried,) = resume_all(trial, [experiment], without)
     require_opens(experiment.inside.facts)
     truth, got = experiment.truth.tensors, experiment.resumed.tensors
     saved = "Saved with ema=…, average=<its len() is 0>, scaler=<disabled>, sampler=None."
@@ -192,26 +206,17 @@ def extra_state(trial: Trial) -> str:
     require_returned(experiment)
     if differing(truth.under("end"), got.under("end")) or experiment.first_difference():
         raise Wrong(
-            f"{experiment.parted(experiment.first_difference() or 8)}\n"
+            f"{experiment.parted(experiment.first_difference() or AFTER)}\n"
             "One of the extras draws random numbers while it loads.",
             "rng_not_last",
         )
-    _missing_extra(trial, experiment)
-    return "The extras came back; one that draws while loading disturbed nothing."
-
-
-def _missing_extra(trial: Trial, experiment: Experiment) -> None:
-    """An extra that was never saved is asked for: the sampler that was None."""
-    args = {"spec": experiment.spec, "other_seed": trial.draw_seed()}
-    asked = {"files": {"checkpoint": ["optimizer", "sampler"]}}
-    tried = trial.probe(
-        "lr_reset_files.try_incomplete", args | asked, files={"checkpoint.pt": experiment.file}
-    )
+    # An extra that was never saved is asked for: the sampler that was None.
     fresh = trial.trusted("lr_reset_files.fresh_objects", args).tensors
     changed = bool(differing(fresh, tried.tensors.under("checkpoint")))
     call = "load_checkpoint(path, model=…, optimizer=…, sampler=…)"
     case = "A file that was saved with sampler=None"
     require_refusal(case, call, "sampler_state_dict", tried.facts["checkpoint"], changed)
+    return "The extras came back; one that draws while loading disturbed nothing."
 
 
 @decides("lr_reset.read_back")

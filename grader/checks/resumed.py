@@ -12,6 +12,7 @@ from grader.evidence import Evidence, differing, names
 from grader.judge import Run, Trial, Wrong, in_turn
 
 BATCH, WIDTH, CLASSES = 8, 6, 4
+AFTER = 6  # steps after a resume
 CONTRACT_KEYS = (
     "epoch",
     "loss",
@@ -39,7 +40,7 @@ def draw_batches(trial: Trial, steps: int, suffix: str = "") -> dict[str, np.nda
 class Experiment:
     """Train, save, load in a fresh process, train on; and the same without the interruption.
 
-    Drawn here, carried out by ``conduct``, which sets ``file`` (what was saved), ``truth`` (the run
+    Drawn here. ``save_all`` sets ``file`` (what was saved), ``resume_all`` sets ``truth`` (the run
     without the interruption), ``inside`` (what the file holds) and ``resumed``.
     """
 
@@ -63,26 +64,26 @@ class Experiment:
 
     def first_save(self) -> Run:
         """The run that trains and saves."""
-        return Run(self.start | self.told | self.options, self.before)
+        return Run("lr_reset.save", self.start | self.told | self.options, self.before)
 
     def never_interrupted(self, after: dict[str, np.ndarray]) -> Run:
         """The trusted run that goes on with the batches ``after``."""
         everything = self.before | {name + "2": array for name, array in after.items()}
-        return Run(self.start | self.options, everything)
+        return Run("lr_reset.uninterrupted", self.start | self.options, everything)
 
     def second_start(self, after: dict[str, np.ndarray]) -> Run:
         """The run that loads and trains on."""
         again = {"spec": self.spec, "other_seed": self.trial.draw_seed()} | self.options
         if self.options.get("resave"):
             again |= self.told
-        return Run(again, after, {"checkpoint.pt": self.file})
+        return Run("lr_reset.resume", again, after, {"checkpoint.pt": self.file})
 
     def first_difference(self) -> int | None:
         """The first step after the load at which the weights differ; 0 if already at the load."""
         truth, got = self.truth.tensors, self.resumed.tensors
         if differing(truth.under("loaded/model"), got.under("loaded/model")):
             return 0
-        for step in range(1, 9):
+        for step in range(1, AFTER + 1):
             if differing(truth.under(f"step{step}"), got.under(f"step{step}")):
                 return step
         return None
@@ -136,43 +137,48 @@ class Experiment:
         )
 
 
-def conduct(trial: Trial, *experiments: Experiment, also: Sequence[Run] = ()) -> list[Evidence]:
-    """Carry out the experiments: all that save in one process, all that resume in another.
-
-    Returns the evidence of ``also``: other runs of the process that saves, after the others.
-    """
+def save_all(trial: Trial, experiments: Sequence[Experiment], *also: Run) -> list[Evidence]:
+    """Have one process train and save each, and do the runs of ``also``: what came of these."""
     first = [*(e.first_save() for e in experiments), *also]
-    saved = trial.probe_each("lr_reset.save", first)
+    saved = trial.probe_each(first)
     for experiment, evidence in zip(experiments, saved, strict=False):
         experiment.file = written(evidence)
+    return saved[len(experiments) :]
+
+
+def resume_all(trial: Trial, experiments: Sequence[Experiment], *also: Run) -> list[Evidence]:
+    """Have another process resume each, and do the runs of ``also``: what came of these."""
     # Only now are the batches after the resume drawn: nothing in the first process could know them.
-    after = [draw_batches(trial, 8) for _ in experiments]
-    plain = [e.never_interrupted(a) for e, a in zip(experiments, after, strict=True)]
-    truths = trial.trusted_each("lr_reset.uninterrupted", plain)
+    after = [draw_batches(trial, AFTER) for _ in experiments]
+    truths = trial.trusted_each(
+        [e.never_interrupted(a) for e, a in zip(experiments, after, strict=True)]
+    )
     insides = inspected(trial, *(e.file for e in experiments))
     for experiment, truth, inside in zip(experiments, truths, insides, strict=True):
         experiment.truth, experiment.inside = truth, inside
-    second = [e.second_start(a) for e, a in zip(experiments, after, strict=True)]
-    report = trial.attempt(**in_turn("lr_reset.resume", second))[0]
+    second = [*(e.second_start(a) for e, a in zip(experiments, after, strict=True)), *also]
+    report = trial.attempt(**in_turn(second))[0]
     if report.outcome == "raised" and "NotImplementedError" not in report.details["bases"]:
         for experiment in experiments:
             experiment.require_recipe_is_state(f"{report.stage} raised {report.details['type']}.")
     resumed = trial.evidence_of_each(report, len(second))
-    for experiment, evidence in zip(experiments, resumed, strict=True):
+    for experiment, evidence in zip(experiments, resumed, strict=False):
         experiment.resumed = evidence
-    return saved[len(experiments) :]
+    return resumed[len(experiments) :]
 
 
 def conducted(trial: Trial, spec: dict[str, Any], **options: Any) -> Experiment:
     """One experiment, carried out."""
     experiment = Experiment(trial, spec, **options)
-    conduct(trial, experiment)
+    save_all(trial, [experiment])
+    resume_all(trial, [experiment])
     return experiment
 
 
 def inspected(trial: Trial, *files: bytes) -> list[Evidence]:
     """What each file holds (D): opened by trusted code, as ``torch.load`` opens it by default."""
-    return trial.trusted_each("lr_reset.inspect", [Run(files={"checkpoint.pt": f}) for f in files])
+    runs = [Run("lr_reset.inspect", files={"checkpoint.pt": file}) for file in files]
+    return trial.trusted_each(runs)
 
 
 def written(evidence: Evidence, name: str = "checkpoint.pt") -> bytes:

@@ -1,4 +1,4 @@
-"""Several runs of one probe, one after the other in one process, as one script may make several."""
+"""Several runs one after the other in one process, as one script may make them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from grader.child import PROBES, Context, probe
 
 @probe
 def runs(context: Context):
-    """Run ``args["probe"]`` once for each of ``args["each"]``, in a directory of its own.
+    """Do each [probe, args] of ``args["each"]``, in a directory of its own.
 
     Run n has the tensors and files under ``n/``; what it returns goes there too.
     """
@@ -21,14 +21,14 @@ def runs(context: Context):
     facts: dict[str, Any] = {}
     tensors: dict[str, Tensor] = {}
     strayed = None
-    for number, args in enumerate(context.args["each"]):
+    for number, (name, args) in enumerate(context.args["each"]):
         place = home / str(number)
         place.mkdir(exist_ok=True)
         os.chdir(place)
-        result = PROBES[context.args["probe"]](context.part(str(number), args))
+        result = PROBES[name](context.part(str(number), args))
         found, made = result if isinstance(result, tuple) else (result, {})
         facts[str(number)] = found or {}
-        tensors |= {f"{number}/{name}": tensor for name, tensor in made.items()}
+        tensors |= {f"{number}/{key}": tensor for key, tensor in made.items()}
         strayed = strayed or (Path.cwd() if Path.cwd() != place else None)
     os.chdir(strayed or home)  # where it has been left is told of the process, at its end
     return facts, tensors
