@@ -25,7 +25,7 @@ from grader.checks.resumed import (
     written,
 )
 from grader.evidence import differing, names
-from grader.judge import Run, Trial, Wrong, decides
+from grader.judge import Failed, Run, Trial, Wrong, decides
 
 MISFITS = (
     "without a layer's weight",
@@ -270,15 +270,24 @@ def same_bits(trial: Trial) -> str:
         for optimizer, schedule, more in zip(OPTIMIZERS, schedules, options, strict=False)
     ]
     save_all(trial, experiments)
-    resume_all(trial, experiments)
+    try:
+        resume_all(trial, experiments)
+    except Failed:  # what came of the runs before the one that failed says more
+        for experiment in experiments:
+            resume_all(trial, [experiment])
+            _require_same_end(experiment)
+        raise
     for experiment in experiments:
-        experiment.require_same()
-        if bad := differing(
-            experiment.truth.tensors.under("end"), experiment.resumed.tensors.under("end")
-        ):
-            raise Wrong(
-                f"{experiment.parted(AFTER)}\nThe weights agree; {names(bad)} does not.",
-                diagnose.generators(experiment.truth.tensors, experiment.resumed.tensors)[1],
-            )
+        _require_same_end(experiment)
     steps = AFTER * len(experiments)
     return f"SGD, AdamW and RMSprop, three schedules: {steps} resumed steps, equal to the bit."
+
+
+def _require_same_end(experiment: Experiment) -> None:
+    experiment.require_same()
+    truth, got = experiment.truth.tensors, experiment.resumed.tensors
+    if bad := differing(truth.under("end"), got.under("end")):
+        raise Wrong(
+            f"{experiment.parted(AFTER)}\nThe weights agree; {names(bad)} does not.",
+            diagnose.generators(truth, got)[1],
+        )
