@@ -26,8 +26,9 @@ from rich.console import Console
 from rich.table import Table
 
 from tests import banking
+from tests.conftest import COURSE
 from tests.test_classroom import BIN, NOTEBOOK, submit
-from tests.test_grade import COURSE, marks, new_class
+from tests.test_grade import marks, new_class
 
 STOCK = [str(BIN / "nbgrader"), "autograde", "bit_for_bit"]
 EVERY = 2.0  # seconds between two samples of memory, each of which costs some itself

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 lighter.skip_iri_grammar()
 
 ROOT = Path(__file__).resolve().parent.parent
+# The command `course`, whether or not it is on the path.
+COURSE = [sys.executable, "-c", "from grader.cli import main; main()"]
 
 
 # A module whose tests look at one class or one release, made once: all on one worker.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import sys
 
 import pytest
 
@@ -13,14 +12,14 @@ from grader import registry
 from grader.paths import SOLUTIONS
 from tests import browsing
 from tests.browsing import code_cell, run, shoot
+from tests.conftest import COURSE
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(900)]
-COMMAND = "from grader.cli import main; main()"
 
 
 def course(*arguments):
     return subprocess.run(
-        [sys.executable, "-c", COMMAND, *map(str, arguments)],
+        [*COURSE, *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=300,

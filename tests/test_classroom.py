@@ -19,11 +19,10 @@ from nbgrader.api import Gradebook
 from grader import registry
 from grader.paths import NOTEBOOKS, ROOT, SOLUTIONS
 from tests import banking
-from tests.conftest import need_jail
+from tests.conftest import COURSE, need_jail
 
 NOTEBOOK = "01_lr_reset"
 BIN = Path(sys.executable).parent
-COURSE = [sys.executable, "-c", "from grader.cli import main; main()"]
 SECONDS = "BIT_FOR_BIT_SECONDS"
 NOISY_AND_RIGHT = """
 import logging, sys, warnings

@@ -6,17 +6,17 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 
 import pytest
 
 from grader import registry
 from grader.paths import NOTEBOOKS, ROOT, SOLUTIONS
+from tests.conftest import COURSE
 
 
 def course(*arguments, cwd=ROOT, **env):
     return subprocess.run(
-        [sys.executable, "-c", "from grader.cli import main; main()", *map(str, arguments)],
+        [*COURSE, *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=240,

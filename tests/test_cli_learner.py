@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,9 +14,9 @@ import pytest
 from grader import registry, remembered
 from grader.cli import excerpt
 from grader.paths import NOTEBOOKS, ROOT, SOLUTIONS
+from tests.conftest import COURSE
 from tests.test_watch import Terminal
 
-COURSE = [sys.executable, "-c", "from grader.cli import main; main()"]
 pytestmark = pytest.mark.timeout(240)
 
 

@@ -6,21 +6,20 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 
 import pytest
 
 from grader.paths import ROOT
+from tests.conftest import COURSE
 
 EXAMPLE = ROOT / "tests" / "fixtures" / "example_incident"
-COMMAND = "from grader.cli import main; main()"
 
 
 def course(copy, *arguments):
     # PYTHONPATH comes before the installed checkout.
     path = os.pathsep.join([str(copy), str(copy / "notebooks")])
     return subprocess.run(
-        [sys.executable, "-c", COMMAND, *map(str, arguments)],
+        [*COURSE, *map(str, arguments)],
         cwd=copy,
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,

@@ -23,8 +23,8 @@ from grader import jail_tier
 from grader.classroom.store import Store
 from grader.paths import SOLUTIONS
 from tests import banking
-from tests.conftest import need_jail
-from tests.test_classroom import COURSE, NOTEBOOK, delete_a_check_and_edit_another, nbgrader, submit
+from tests.conftest import COURSE, need_jail
+from tests.test_classroom import NOTEBOOK, delete_a_check_and_edit_another, nbgrader, submit
 
 ENDLESS = "\ndef save_checkpoint(path, **parts):\n    while True: pass\n"
 

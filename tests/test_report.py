@@ -7,7 +7,6 @@ import html
 import random
 import re
 import subprocess
-import sys
 from html.parser import HTMLParser
 
 import pytest
@@ -16,9 +15,8 @@ from grader import registry
 from grader.classroom.store import Record, Store
 from grader.report import collect, lms, page
 from grader.verdict import Status
-from tests.conftest import need
+from tests.conftest import COURSE, need
 
-COURSE = [sys.executable, "-c", "from grader.cli import main; main()"]
 HOSTILE = [
     "<script>alert(1)</script>",
     '"><img src=x onerror=alert(1)>',

@@ -8,16 +8,15 @@ import re
 import select
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 
 from grader.paths import NOTEBOOKS, SOLUTIONS
+from tests.conftest import COURSE
 
 pty = pytest.importorskip("pty")
 pytestmark = pytest.mark.timeout(240)
-COURSE = [sys.executable, "-c", "from grader.cli import main; main()"]
 WAIT = 90  # seconds for anything to appear, on a loaded machine
 
 
