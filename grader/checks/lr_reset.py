@@ -272,8 +272,9 @@ def same_bits(trial: Trial) -> str:
     save_all(trial, experiments)
     try:
         resume_all(trial, experiments)
-    except Failed:  # what came of the runs before the one that failed says more
-        for experiment in experiments:
+    except Failed as failed:
+        # What came of the runs before the one that raised says more.
+        for experiment in experiments if failed.report.outcome == "raised" else []:
             resume_all(trial, [experiment])
             _require_same_end(experiment)
         raise
