@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from grader import jail_filter
+from grader import jail_filter, scratch
 from grader.client import ENVIRONMENT
 from grader.jail_cgroup import Cgroup
 from grader.paths import NOTEBOOKS, ROOT
@@ -100,13 +100,11 @@ def build(program: list[str], *, cgroup: bool = True) -> Jail:
 @cache
 def sweep() -> None:
     """Take away what jails left whose process was killed. Once is enough for each process."""
-    for folder in Path(tempfile.gettempdir()).glob("jail-*-*"):
-        maker = folder.name.split("-")[1]
-        if maker.isdecimal() and not Path("/proc", maker).exists():
-            with contextlib.suppress(OSError):
-                if folder.lstat().st_uid == os.geteuid():
-                    Cgroup.named(folder.name).remove()
-                    shutil.rmtree(folder, ignore_errors=True)
+    for folder in scratch.abandoned("jail"):
+        with contextlib.suppress(OSError):
+            Cgroup.named(folder.name).remove()
+            shutil.rmtree(folder, ignore_errors=True)
+    scratch.sweep()
 
 
 def environment() -> dict[str, str]:

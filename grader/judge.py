@@ -11,7 +11,6 @@ import importlib
 import pkgutil
 import secrets
 import shutil
-import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from grader import client, explain, registry
+from grader import client, explain, registry, scratch
 from grader.client import GraderFault, Report, Runner
 from grader.evidence import Evidence, Malformed, pack
 from grader.registry import Check
@@ -235,7 +234,7 @@ def snapshot(package: Path) -> Iterator[Path]:
     From there no relative path leads to a class's gradebook, and an edit that is made meanwhile
     does not meet half of the probes.
     """
-    with tempfile.TemporaryDirectory(prefix="package-", ignore_cleanup_errors=True) as folder:
+    with scratch.directory("package") as folder:
         copy = Path(folder).resolve()
         ignore = shutil.ignore_patterns("__pycache__", ".*")
         shutil.copytree(package / "savepoint", copy / "savepoint", ignore=ignore)

@@ -13,11 +13,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from grader import scratch
 from grader.client import GraderFault, Runner, start_runner
 
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the kernel's Interrupt is not for us
+    scratch.sweep()
     runner = start_runner()  # imports torch while the learner reads, and while the rest is imported
     from grader.judge import load_checks
 

@@ -161,20 +161,28 @@ def test_killed_at_random_points_the_gradebook_is_the_same(ungraded, graded, tmp
     # Whose every probe runs into its limit: minutes, and nothing new.
     shutil.rmtree(course / "submitted" / "endless")
     Store(course).set_seed(Store(graded[0]).seed())
+    # Where a jail's user can walk to, unlike tmp_path.
+    scratch = Path(tempfile.mkdtemp(prefix="killed-"))
+    scratch.chmod(0o755)
     dice = random.Random(8)
     for _ in range(5):
         running = subprocess.Popen(
             [*COURSE, "grade"],
             cwd=course,
-            env=os.environ | {"BIT_FOR_BIT_SECONDS": "4"},
+            env=os.environ | {"BIT_FOR_BIT_SECONDS": "4", "TMPDIR": str(scratch)},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
         time.sleep(dice.uniform(2, 10))
         running.send_signal(signal.SIGKILL)
         running.wait(30)
+        until = time.monotonic() + 10
+        while (left := list(scratch.glob("graded-*"))) and time.monotonic() < until:
+            time.sleep(0.1)  # the workers notice within half a second
+        assert not left, "a submission's code was left behind"
     grade(course, code=1)
     assert marks(course) == {k: v for k, v in marks(graded[0]).items() if k[0] != "endless"}
+    shutil.rmtree(scratch)
 
 
 @pytest.mark.slow

@@ -11,13 +11,12 @@ never among them), and with the probe's request: the next probe finds nothing of
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from grader import registry
+from grader import registry, scratch
 from grader.client import Runner
 from grader.judge import judge
 from grader.paths import SOLUTIONS
@@ -66,7 +65,7 @@ def package_in(root: Path) -> dict[str, bytes]:
 @contextlib.contextmanager
 def laid_out(package: Mapping[str, bytes]) -> Iterator[Path]:
     """A directory that holds the package's files."""
-    with tempfile.TemporaryDirectory(prefix="graded-") as folder:
+    with scratch.directory("graded") as folder:
         root = Path(folder).resolve()
         (root / "savepoint").mkdir()
         for name, data in package.items():

@@ -14,7 +14,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from grader import registry
+from grader import registry, scratch
 from grader.classroom.fair import judge_fairly
 from grader.classroom.store import Record
 from grader.client import ForkServer, Runner
@@ -135,7 +135,8 @@ def follow(parent: int) -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
-        os._exit(1)  # the jails end with their pipes
+        scratch.remove_own()
+        os._exit(1)  # the jail ends with its pipes
 
     threading.Thread(target=watch, daemon=True).start()
     multiprocessing.util.Finalize(None, release, exitpriority=10)
