@@ -150,6 +150,10 @@ class ForkServer:
     def __init__(self) -> None:
         self._server = _Process()
 
+    def wait_ready(self) -> None:
+        """Until the server is warm. Raises GraderFault if it does not come to that."""
+        self._server.wait_ready()
+
     def run(self, request: dict[str, Any], blobs: Mapping[str, bytes]) -> list[Report]:
         self._server.wait_ready()
         self._server.send(request, blobs)

@@ -44,6 +44,10 @@ class JailRunner:
         self._jail.started()
         self._probes, self._odd = 0, False
 
+    def wait_ready(self) -> None:
+        """Until the server is warm. Raises GraderFault if it does not come to that."""
+        self._server.wait_ready()
+
     def run(self, request: dict[str, Any], blobs: Mapping[str, bytes]) -> list[Report]:
         package = request.get("savepoint")
         request = {k: v for k, v in request.items() if k != "savepoint"}

@@ -45,6 +45,7 @@ class Summary:
     graded: int = 0  # (student, notebook) pairs that were probed
     recorded: int = 0
     unchanged: int = 0
+    first_probed_at: float = 0.0  # seconds since 1970; 0: nothing was
     probing_seconds: float = 0.0  # of the workers, added up
     recording_seconds: float = 0.0
     ungradable: list[tuple[str, str, str]] = field(default_factory=list)
@@ -212,6 +213,8 @@ class Grading:
         for record in records:
             self.summary.graded += 1
             self.summary.probing_seconds += record.seconds
+            first = self.summary.first_probed_at or record.graded_at
+            self.summary.first_probed_at = min(first, record.graded_at)
             self.store.put(record)
         wanted = [*plan.to_record, *(record.notebook for record in records)]
         if not wanted:

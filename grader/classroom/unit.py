@@ -7,6 +7,7 @@ left has been killed and emptied; their answers are remembered.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing.util
 import os
 import threading
@@ -17,7 +18,7 @@ from typing import Any
 from grader import registry, scratch
 from grader.classroom.fair import judge_fairly
 from grader.classroom.store import Record
-from grader.client import ForkServer, Runner
+from grader.client import ForkServer, GraderFault, Runner
 from grader.jail_runner import JailRunner, Remembering
 from grader.judge import load_checks
 from grader.verdict import Status
@@ -53,6 +54,8 @@ class Unit:
 def grade(unit: Unit) -> list[dict[str, Any]]:
     """The records (as dicts) of the unit's notebooks. Runs in a worker."""
     runner, trusted = _runners(unit.jailed)
+    with contextlib.suppress(GraderFault):  # each check says so of itself
+        runner.wait_ready()  # the first time: no submission's time
     try:
         return [asdict(_grade(unit, task, runner, trusted)) for task in unit.tasks]
     finally:

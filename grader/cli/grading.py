@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +34,7 @@ def run(
     as_json: bool,
 ) -> int:
     """Grade the class in the working directory; return the exit status."""
+    started = time.time()
     tier = jail_tier.find()
     if not trust and not scheduler and not tier.full:
         raise CannotGrade(
@@ -58,7 +60,7 @@ def run(
 
         summary = grading.run(executor, workers, told)
     if not as_json:
-        _tell(summary, grading)
+        _tell(summary, grading, started)
     return 1 if summary.ungradable else 0
 
 
@@ -81,14 +83,15 @@ def _bar(as_json: bool) -> Progress:
     )
 
 
-def _tell(summary: Summary, grading: Grading) -> None:
+def _tell(summary: Summary, grading: Grading, started: float) -> None:
     say(
         f"{count(summary.students, 'student')}: {count(summary.graded, 'notebook')} graded, "
         f"{summary.recorded} recorded, {summary.unchanged} unchanged."
     )
     if summary.graded:
         say(
-            f"Probing took {summary.probing_seconds:.1f} s of the workers' time, "
+            f"Starting took {summary.first_probed_at - started:.1f} s, "
+            f"probing {summary.probing_seconds:.1f} s of the workers' time, "
             f"recording {summary.recording_seconds:.1f} s."
         )
     say(f"The draws of this class: --seed {grading.seed} repeats them in `course check`.")
