@@ -128,10 +128,12 @@ def _descendants(pid: int) -> list[int]:
 class Remembering:
     """Remembers what trusted runs answered: with one seed, a class asks them the same questions.
 
-    Only runs without learner code come here, and their answers follow from their inputs.
+    Only runs without learner code come here, and their answers follow from their inputs. (What the
+    whole course asks for one submission is 8 MB; the rest of ``budget`` is for files that several
+    submissions have alike.)
     """
 
-    def __init__(self, runner: Runner, budget: int = 96 << 20) -> None:
+    def __init__(self, runner: Runner, budget: int = 24 << 20) -> None:
         self._runner, self._budget = runner, budget
         self._answers: OrderedDict[bytes, tuple[int, list[Report]]] = OrderedDict()
         self._held = 0
