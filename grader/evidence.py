@@ -123,7 +123,11 @@ class Evidence:
             [str(note) for note in notes] if isinstance(notes, list) else [],
         )
 
-    def part(self, name: str) -> Evidence:
+    def parts(self, runs: int) -> list[Evidence]:
+        """What came out of each of several ``runs`` in one process, in their order."""
+        return [self._part(str(number)) for number in range(runs)]
+
+    def _part(self, name: str) -> Evidence:
         """Of several runs in one process, what came out of the one called ``name``."""
         start, facts = f"{name}/", self.facts[name]
         if not isinstance(facts, Facts):

@@ -111,13 +111,11 @@ class Trial:
 
     def trusted_each(self, runs: Sequence[Run]) -> list[Evidence]:
         """As ``trusted``, for several runs in one process."""
-        evidence = self.trusted(**in_turn(runs))
-        return [evidence.part(str(number)) for number in range(len(runs))]
+        return self.trusted(**in_turn(runs)).parts(len(runs))
 
     def evidence_of_each(self, report: Report, runs: int) -> list[Evidence]:
         """As ``evidence``, of a process that was asked ``in_turn`` for several ``runs``."""
-        evidence = self.evidence(report)
-        return [evidence.part(str(number)) for number in range(runs)]
+        return self.evidence(report).parts(runs)
 
     def evidence(self, report: Report) -> Evidence:
         """The evidence in a report. Raises Failed if it holds none."""

@@ -98,7 +98,7 @@ def _grade(unit: Unit, task: Task, runner: Runner, trusted: Runner) -> Record:
     return record
 
 
-def _runners(jailed: bool) -> tuple[Runner, Runner]:
+def _runners(jailed: bool) -> tuple[ForkServer | JailRunner, Remembering]:
     """(what runs probes, the same with a memory for trusted ones), started on first use."""
     if getattr(_local, "jailed", None) is not jailed:
         release()
