@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from grader import lighter, server, wire
+from grader import attendant, lighter, wire
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # a server's
 SECONDS = float(os.environ.get("BIT_FOR_BIT_SECONDS", "10"))  # wall clock, one probe
@@ -94,8 +94,8 @@ class _Process:
         with contextlib.suppress(ValueError, OSError):
             while data := self.process.stderr.read1(1 << 16):
                 self.printed += len(data)
-                self.output = (self.output + data)[-server.KEPT_OUTPUT :]
-                if self.printed > server.MAX_OUTPUT:
+                self.output = (self.output + data)[-attendant.KEPT_OUTPUT :]
+                if self.printed > attendant.MAX_OUTPUT:
                     self.process.kill()
 
     def wait_ready(self) -> None:
@@ -108,6 +108,7 @@ class _Process:
 
     def send(self, header: Mapping[str, Any], blobs: Mapping[str, bytes]) -> None:
         try:
+            self.process.stdin.write(wire.COMPILED if lighter.asks(header) else wire.PLAIN)
             wire.send(self.process.stdin, header, blobs)
         except OSError as error:
             raise GraderFault(f"the grader's server has gone: {error}") from None
@@ -134,9 +135,13 @@ class _Process:
             stream.close()
 
 
-def reports(message: tuple[dict[str, Any], dict[str, bytes]]) -> list[Report]:
-    """The ranks' reports in a fork server's answer."""
+def reports(message: tuple[dict[str, Any], dict[str, bytes]], ranks: int) -> list[Report]:
+    """The reports of ``ranks`` ranks in a fork server's answer."""
     header, blobs = message
+    if "lost" in header:
+        # The probe ended the process that watched it: the one thing known is that it did.
+        ended = {"outcome": "exited", "exit_code": header["lost"], "output": ""}
+        return [_report(ended, None, {}, []) for _ in range(ranks)]
     files = {k.removeprefix("file/"): v for k, v in blobs.items() if k.startswith("file/")}
     return [
         _report(rank, blobs.get(f"tensors/{number}"), files, header["listing"])
@@ -166,7 +171,7 @@ class ForkServer:
             self.close()
             self._server = _Process()
             raise GraderFault("the grader's server stopped answering and was started anew")
-        return reports(message)
+        return reports(message, request.get("world_size", 1))
 
     def close(self) -> None:
         self._server.close()
@@ -185,13 +190,13 @@ class SpawnWorkers:
         workers = [self._standby.pop(0) for _ in range(ranks)]
         work = Path(tempfile.mkdtemp(prefix="probe-")).resolve()
         try:
-            server.fill(work, dict(blobs))
+            attendant.fill(work, dict(blobs))
             for rank, worker in enumerate(workers):
                 worker.wait_ready()
                 worker.send({**request, "rank": rank, "cwd": str(work)}, blobs)
             deadline = time.monotonic() + request["seconds"] + COMPILER * lighter.asks(request)
             ended = [self._follow(worker, deadline) for worker in workers]
-            files, listing = server.collect(work, request.get("max_files_bytes", 64 << 20))
+            files, listing = attendant.collect(work, request.get("max_files_bytes", 64 << 20))
         finally:
             for worker in workers:
                 worker.process.kill()
@@ -212,7 +217,7 @@ class SpawnWorkers:
                 break
             if message is None:
                 code = worker.process.wait()
-                too_much = worker.printed > server.MAX_OUTPUT
+                too_much = worker.printed > attendant.MAX_OUTPUT
                 report |= {"outcome": "too much output" if too_much else "exited"}
                 report |= {"exit_code": code}
                 break

@@ -2,8 +2,11 @@
 
 It refuses what a training step never needs and what would outlive a probe or reach past it:
 kernel keyrings, System V and POSIX message objects (all of them live on in a namespace when their
-maker has been killed), memory that no limit counts (memfd), new namespaces, mounts, and looking
-into other processes. x86-64 was run; the numbers for aarch64 come from the kernel's table.
+maker has been killed), memory that no limit counts (memfd), new namespaces, mounts, looking into
+other processes, and sockets of families that a network namespace does not hold (AF_VSOCK). Limits,
+priority and processors a process may set for itself alone: all in a jail have one user, and what
+was done to the server would bind the next submission. x86-64 was run; the numbers for aarch64 come
+from the kernel's table.
 """
 
 from __future__ import annotations
@@ -38,7 +41,19 @@ REFUSED = {
     "perf_event_open": (298, 241),
     "userfaultfd": (323, 282),
     "io_uring_setup": (425, 425),
+    "ioprio_set": (251, 30),
 }
+# name: (numbers, how many of its first arguments must be 0, which means the caller itself)
+OWN_ONLY = {
+    "prlimit64": ((302, 261), 1),
+    "sched_setaffinity": ((203, 122), 1),
+    "sched_setscheduler": ((144, 119), 1),
+    "sched_setparam": ((142, 118), 1),
+    "sched_setattr": ((314, 274), 1),
+    "setpriority": ((141, 140), 2),
+}
+SOCKET = (41, 198)
+FAMILIES = (1, 2, 10, 16)  # AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, which getaddrinfo uses
 CLONE, CLONE3 = (56, 220), (435, 435)
 NEW_NAMESPACES = 0x7E020000  # the CLONE_NEW… flags
 ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
@@ -65,7 +80,20 @@ def program() -> bytes | None:
     ]
     for numbers in REFUSED.values():
         steps += [(_EQUAL, 0, 1, numbers[column]), (_RETURN, 0, 0, refuse)]
+    for numbers, zeros in OWN_ONLY.values():
+        checked = []
+        for number in range(zeros):
+            # As far as the refusal: the other arguments' two steps each, and the permission.
+            rest = 2 * (zeros - 1 - number) + 1
+            checked += [(_LOAD, 0, 0, _FIRST_ARGUMENT + 8 * number), (_EQUAL, 0, rest, 0)]
+        checked += [(_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, refuse)]
+        steps += [(_EQUAL, 0, len(checked), numbers[column]), *checked]
+    families = [(_EQUAL, len(FAMILIES) - n, 0, family) for n, family in enumerate(FAMILIES)]
+    families += [(_RETURN, 0, 0, _ERRNO | errno.EAFNOSUPPORT), (_RETURN, 0, 0, _ALLOW)]
     steps += [
+        (_EQUAL, 0, len(families) + 1, SOCKET[column]),
+        (_LOAD, 0, 0, _FIRST_ARGUMENT),
+        *families,
         # clone3's flags lie in memory, where a filter cannot look; libc falls back to clone.
         (_EQUAL, 0, 1, CLONE3[column]),
         (_RETURN, 0, 0, _ERRNO | errno.ENOSYS),

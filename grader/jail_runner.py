@@ -69,7 +69,7 @@ class JailRunner:
             said = self._server.output.decode(errors="replace").strip()[-500:]
             self.renew()
             raise GraderFault(f"the jail ended while it ran {request['probe']}. {said}")
-        answer = reports(message)
+        answer = reports(message, request.get("world_size", 1))
         if message[0].get("clean") is not True:
             self.renew()  # something could not be cleared away: it ends with this jail
         elif message[0].get("outlived") or any(r.outcome not in ORDINARY for r in answer):

@@ -1,7 +1,7 @@
 """What the server does besides when it is process 1 of a jail: bounds, and a clean slate.
 
 As process 1 of its own process namespace it cannot be killed or stopped from inside, and
-``kill(-1)`` reaches everything else there is.
+``kill(-1)`` reaches everything else there is, but for the process that calls it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ PROCESSES = 256
 OPEN_FILES = 1024
 CLEAN_SECONDS = 5.0
 PLACES = ("/tmp", "/dev/shm")
+CLOSING = 1000  # connections: of what four ranks leave, a hundred times as many
+_inside = False
+_at_first: dict[str, tuple[int, list[str]]] = {}  # what a probe could change of the places
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
@@ -24,7 +27,9 @@ def bind_server() -> None:
     """Limits on this process and all that it forks. Hard ones: nothing inside can lift them."""
     import resource
 
-    if os.getpid() != 1:
+    global _inside
+    _inside = os.getpid() == 1
+    if not _inside:
         raise SystemExit("--jailed is for process 1 of a jail")
     limits = {
         resource.RLIMIT_NPROC: PROCESSES,
@@ -38,6 +43,7 @@ def bind_server() -> None:
         hard = resource.getrlimit(limit)[1]
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(limit, (value, value))
+    _at_first.update({place: _access(place) for place in PLACES})
 
 
 def bind_probe(seconds: float) -> None:
@@ -55,12 +61,16 @@ def bind_probe(seconds: float) -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
-def kill_all() -> bool:
-    """Kill everything else in this process namespace, and wait until it has gone.
+def inside() -> bool:
+    """Whether this process is in a jail, where nobody else's processes are."""
+    return _inside
 
-    Whether there was anything to kill.
+
+def kill_all() -> bool:
+    """Kill everything in this process namespace but its first process and this one, and wait until
+    it has gone. Whether there was anything to kill.
     """
-    if os.getpid() != 1:
+    if not _inside:
         return False
     until, found = time.monotonic() + CLEAN_SECONDS, False
     while time.monotonic() < until:
@@ -79,11 +89,35 @@ def kill_all() -> bool:
 def is_clean() -> bool:
     """Remove what a probe left behind. False where that fails or takes too long: start anew."""
     try:
-        left = [p for p in Path("/proc").iterdir() if p.name.isdecimal() and p.name != "1"]
+        left = _others()
     except OSError:
         return False
     until = time.monotonic() + CLEAN_SECONDS
-    return not left and all(_empty(Path(place), until, depth=0) for place in PLACES)
+    emptied = not left and all(_empty(Path(place), until, depth=0) for place in PLACES)
+    unchanged = all(_access(place) == _at_first[place] for place in PLACES)
+    return emptied and unchanged and _closing() < CLOSING
+
+
+def _others() -> list[Path]:
+    """The processes that belong to a probe."""
+    ours = ("1", str(os.getpid()))
+    return [p for p in Path("/proc").iterdir() if p.name.isdecimal() and p.name not in ours]
+
+
+def _access(place: str) -> tuple[int, list[str]]:
+    """(mode, names of the extended attributes): a default ACL would reach the next one's files."""
+    return Path(place).stat().st_mode, sorted(os.listxattr(place))
+
+
+def _closing() -> int:
+    """How many connections hold a port of the jail's after their process has gone."""
+    try:
+        lines = Path("/proc/net/sockstat").read_text().splitlines()
+    except OSError:
+        return 0
+    words = next((line.split() for line in lines if line.startswith("TCP:")), [])
+    counts = dict(zip(words[1::2], words[2::2], strict=False))
+    return int(counts.get("tw", 0)) + int(counts.get("orphan", 0))
 
 
 @cache
@@ -135,11 +169,9 @@ class Watch:
 
 
 def _held() -> int:
-    """Bytes that belong to one process each, of all processes but this."""
+    """Bytes that belong to one process each, of all processes that belong to a probe."""
     total = 0
-    for process in Path("/proc").iterdir():
-        if not process.name.isdecimal() or process.name == "1":
-            continue
+    for process in _others():
         try:
             lines = (process / "smaps_rollup").read_text().splitlines()
             kilobytes = [int(x.split()[1]) for x in lines if x.startswith(("Private_", "Swap:"))]

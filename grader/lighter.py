@@ -86,12 +86,9 @@ def asks(request: Mapping[str, Any]) -> bool:
     return request.get("world_size", 1) > 1 or request["probe"].startswith("seed_gaps")
 
 
-def load_where_asked(request: Mapping[str, Any]) -> None:
-    """Have the real one before a probe that will import it, and before its time is counted.
-
-    A server then has it for all its forks.
-    """
+def load_compiler() -> None:
+    """Have the real one before a probe that will import it, and before its time is counted."""
     module = sys.modules.get(NAME)
-    if isinstance(module, _Later) and asks(request):
+    if isinstance(module, _Later):
         module.__getattr__("__path__")  # any name that the stand-in lacks
         importlib.import_module("torch._inductor.config")

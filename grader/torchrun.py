@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from grader import lighter, server, wire
+from grader import attendant, lighter, server, wire
 from grader.client import Report, Runner, _report
 
 START = 60.0  # seconds that torchrun and its ranks may take to import torch
@@ -38,7 +38,7 @@ class TorchrunRanks:
         work = place / "work"
         work.mkdir()
         try:
-            server.fill(work, dict(blobs))
+            attendant.fill(work, dict(blobs))
             with (place / "request").open("wb") as file:
                 wire.send(file, {**request, "cwd": str(work)}, blobs)
             ended = torchrun(
@@ -49,7 +49,7 @@ class TorchrunRanks:
                 cwd=str(place),
             )
             reports = [_read(place / f"rank-{rank}") for rank in range(ranks)]
-            files, listing = server.collect(work, request.get("max_files_bytes", 64 << 20))
+            files, listing = attendant.collect(work, request.get("max_files_bytes", 64 << 20))
         finally:
             shutil.rmtree(place, ignore_errors=True)
         files = {name.removeprefix("file/"): data for name, data in files.items()}
@@ -57,7 +57,7 @@ class TorchrunRanks:
         for report, _ in reports:
             report.setdefault("outcome", how)
             report.setdefault("exit_code", ended.returncode)
-            report["output"] = ended.output[-server.KEPT_OUTPUT :]
+            report["output"] = ended.output[-attendant.KEPT_OUTPUT :]
         return [_report(report, tensors, files, listing) for report, tensors in reports]
 
     def close(self) -> None:
@@ -83,13 +83,14 @@ def main() -> None:
         sys.exit("no request")
     header, blobs = message
     server.warm()
-    lighter.load_where_asked(header)
+    if lighter.asks(header):
+        lighter.load_compiler()
     from grader import child
 
     # A probe may take away its own right to write files: another process writes for it.
     writing, scribe = _scribe(place / f"rank-{rank}")
     os.chdir(header["cwd"])
-    server._limit(header)
+    attendant.limit(header)
     with os.fdopen(writing, "wb") as out:
         child.run({**header, "rank": rank}, blobs, out)
     sys.stdout.flush()

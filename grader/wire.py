@@ -5,6 +5,8 @@ Never pickle: what arrives may have been written by a submission. A message is
     4 bytes   length of the header, big-endian
     header    JSON; its key "blobs" lists [name, length] pairs
     blobs     in that order
+
+Before a request goes one byte more, PLAIN or COMPILED: all of a request that its server reads.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import struct
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
+PLAIN, COMPILED = b"p", b"c"  # COMPILED: its probe imports torch's compiler
 MAX_HEADER = 4 << 20
 MAX_MESSAGE = 256 << 20
 

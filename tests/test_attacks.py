@@ -7,6 +7,7 @@ checks of one submission; where an attack leaves the jail dirty, the runner repl
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 import textwrap
@@ -14,6 +15,7 @@ import textwrap
 import pytest
 
 from grader import registry
+from grader.client import ForkServer
 from grader.jail_runner import JailRunner, Remembering
 from grader.judge import judge
 from grader.paths import ROOT, SOLUTIONS
@@ -108,7 +110,7 @@ def test_reads_nothing_of_the_course_the_class_or_the_machine(runners, tmp_path)
                     path = f"/proc/{{pid}}/{{name}}"
                     attempt(path, lambda: os.listdir(path) if os.path.isdir(path) else
                             open(path, "rb").read(1))
-            attempt("processes outside", lambda: len(others) > 1)
+            attempt("processes outside", lambda: len(others) > 2)  # a server, an attendant
         """,
     )
 
@@ -180,6 +182,81 @@ def test_gets_no_privilege_and_leaves_nothing_in_the_kernel(runners, tmp_path):
     )
 
 
+def test_binds_nobody_but_itself(runners, tmp_path):
+    """All in a jail have one user: what is done to the server is done to the next submission."""
+    spied(
+        runners,
+        tmp_path,
+        """
+        import ctypes, resource, socket
+        def spy(attempt):
+            libc = ctypes.CDLL(None, use_errno=True)
+            for name in ("RLIMIT_FSIZE", "RLIMIT_NOFILE", "RLIMIT_CPU", "RLIMIT_AS"):
+                limit = getattr(resource, name)
+                low = resource.getrlimit(limit)[0]
+                attempt(name, lambda: bool(resource.prlimit(1, limit, (low, low))))
+            attempt("priority", lambda: os.setpriority(os.PRIO_PROCESS, 1, 19) is None)
+            attempt("user's priority", lambda: os.setpriority(os.PRIO_USER, 0, 19) is None)
+            attempt("disk priority", lambda: libc.syscall(251, 1, 1, 3 << 13) == 0)
+            attempt("processors", lambda: os.sched_setaffinity(1, {0}) is None)
+            attempt("idle", lambda: os.sched_setscheduler(
+                1, os.SCHED_IDLE, os.sched_param(0)) is None)
+            attempt("hypervisor", lambda: socket.socket(40, socket.SOCK_STREAM))
+            attempt("kernel's ciphers", lambda: socket.socket(38, socket.SOCK_SEQPACKET))
+        """,
+    )
+    still_whole(runners)
+
+
+def test_may_bind_itself(runners, tmp_path):
+    source = """
+    import os, resource, socket
+    def save_checkpoint(path, **kw):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.prlimit(0, resource.RLIMIT_CORE, (0, 0))
+        os.nice(1)
+        os.sched_setaffinity(0, os.sched_getaffinity(0))
+        for family in (socket.AF_UNIX, socket.AF_INET):
+            socket.socket(family).close()
+        complete(path, **kw)
+    """
+    verdict = decide(runners, package(tmp_path, source))
+    assert verdict.status is Status.PASSED, verdict.as_text()
+
+
+LASTING = {
+    "who may enter": """
+        for place in ("/tmp", "/dev/shm"): os.chmod(place, 0o500)
+        """,
+    "a default for the next one's files": """
+        import struct
+        entries = [(1, 7, -1), (4, 0, -1), (32, 0, -1)]
+        acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+        os.setxattr("/tmp", "system.posix_acl_default", acl)
+        """,
+    "its ports": """
+        import socket
+        with socket.create_server(("127.0.0.1", 0), backlog=100) as server:
+            for _ in range(3000):
+                near = socket.create_connection(server.getsockname())
+                far, _ = server.accept()
+                near.close()
+                far.close()
+        """,
+}
+
+
+@pytest.mark.parametrize("what", LASTING)
+def test_what_would_reach_the_next_submission_ends_with_its_jail(what, runners, tmp_path):
+    body = textwrap.indent(textwrap.dedent(LASTING[what]), "    ")
+    source = f"import os\ndef save_checkpoint(path, **kw):\n    complete(path, **kw)\n{body}"
+    before = runners[0]._server.process.pid
+    verdict = decide(runners, package(tmp_path, source))
+    assert verdict.status is Status.PASSED, verdict.as_text()
+    assert runners[0]._server.process.pid != before
+    still_whole(runners)
+
+
 ENDINGS = {
     "fork bomb": (
         """
@@ -240,6 +317,24 @@ ENDINGS = {
             os.kill(-1, signal.SIGKILL)
         """,
         {Status.CRASHED, Status.WRONG},
+    ),
+    "kills its attendant": (
+        """
+        import os, time
+        def save_checkpoint(path, **kw):
+            os.kill(os.getppid(), 9)
+            time.sleep(60)
+        """,
+        {Status.CRASHED},
+    ),
+    "stops its attendant": (
+        """
+        import os, signal, time
+        def save_checkpoint(path, **kw):
+            os.kill(os.getppid(), signal.SIGSTOP)
+            time.sleep(60)
+        """,
+        {Status.CRASHED},
     ),
     "endless loop, signals blocked": (
         """
@@ -357,6 +452,106 @@ def test_nothing_is_carried_from_one_probe_to_the_next(runners, tmp_path):
     """
     verdict = decide(runners, package(tmp_path, source))
     assert "found: []" in verdict.message, verdict.as_text()
+
+
+SCAN = """
+import hashlib, re
+def scan(pattern):
+    \"\"\"Every match in this process's memory.\"\"\"
+    found = []
+    with open("/proc/self/mem", "rb", buffering=0) as memory:
+        for line in open("/proc/self/maps").read().splitlines():
+            addresses, access = line.split()[:2]
+            start, end = (int(part, 16) for part in addresses.split("-"))
+            for at in range(start, end if "rw" in access else start, 1 << 22):
+                try:
+                    memory.seek(at)
+                    data = memory.read(min(end - at, (1 << 22) + 200))
+                except (OSError, ValueError, OverflowError): break
+                found += [m.group(1) for m in re.finditer(pattern, data, re.DOTALL)]
+    return found
+"""
+
+
+def test_finds_nothing_of_other_submissions_in_its_memory(runners, tmp_path):
+    """Each is a fork of a server that answered for others before."""
+    mark = os.urandom(16).hex()
+    for name in ("mine", "yours"):
+        (tmp_path / name).mkdir()
+    # In its source and in files of several sizes beside its checkpoint, which go back as well.
+    other = f"""
+    from pathlib import Path
+    NOTE = "my own idea: {mark} "
+    def save_checkpoint(path, **kw):
+        complete(path, **kw)
+        for number in range(5):
+            Path(path).with_name(f"note-{{number}}").write_text(NOTE * 10 ** number)
+    """
+    decide(runners, package(tmp_path / "mine", other))
+    # The pattern's own bytes are not what it finds.
+    spied(
+        runners,
+        tmp_path / "yours",
+        SCAN
+        + """
+def spy(attempt):
+    attempt("own", lambda: not scan(b"my own [s]py here: ([0-9a-f]{4})") or None)
+    attempt("theirs", lambda: scan(b"my own [i]dea: ([0-9a-f]{32})") or None)
+HERE = "my own spy here: 12ab"
+""",
+    )
+
+
+def test_finds_no_expected_value_in_its_memory(runners, tmp_path):
+    jailed, _ = runners
+    trusted = Expecting(jailed)
+    assert judge(CHECK, SOLUTIONS, jailed, trusted_runner=trusted, seed=1).status is Status.PASSED
+    # Of each the half of a piece, and what the other half hashes to: the whole is not brought in.
+    needles = [
+        (piece[:12].hex(), hashlib.sha256(piece[12:]).hexdigest()) for piece in trusted.pieces()
+    ]
+    source = f"""
+NEEDLES = {needles}
+def spy(attempt):
+    for begin, digest in NEEDLES:
+        attempt(begin, lambda: any(
+            hashlib.sha256(rest).hexdigest() == digest
+            for rest in scan(re.escape(bytes.fromhex(begin)) + b"(.{{12}})")) or None)
+"""
+    spying = package(tmp_path, SPY + SCAN + source)
+    # What was drawn for a run, and what a run has come to itself, lies in its memory by right.
+    fresh, elsewhere = JailRunner(), ForkServer()
+    try:
+        by_right = judge(CHECK, spying, fresh, trusted_runner=elsewhere, seed=1)
+    finally:
+        fresh.close()
+        elsewhere.close()
+    known = by_right.message.split("breaches: ")[1].count("'") // 2
+    assert len(needles) >= known + 3, by_right.as_text()
+    assert decide((jailed, trusted), spying).message == by_right.message
+
+
+class Expecting:
+    """A trusted runner that keeps what it was answered."""
+
+    def __init__(self, runner) -> None:
+        self._runner, self.answers = runner, []
+
+    def run(self, request, blobs):
+        answer = self._runner.run(request, blobs)
+        self.answers += [(blobs, report.tensors) for report in answer if report.tensors]
+        return answer
+
+    def pieces(self) -> list[bytes]:
+        """24 bytes of tensors that were computed: of what went in, nothing."""
+        found = []
+        for blobs, tensors in self.answers:
+            given = b"".join(blobs.values())
+            for at in range(len(tensors) - 24, 1000, -(len(tensors) // 8)):
+                piece = tensors[at : at + 24]
+                if len(set(piece)) > 16 and piece not in given:
+                    found.append(piece)
+        return found[:12]
 
 
 def test_no_process_and_no_file_outlives_a_jail(tmp_path):

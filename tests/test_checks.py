@@ -112,7 +112,7 @@ optimizer = torch.optim.SGD([weight], lr=0.5)
 weight.sum().backward()
 optimizer.step()
 assert weight.tolist() == [0.5, 0.5]
-lighter.load_where_asked({"probe": "seed_gaps.streams"})
+lighter.load_compiler()
 """
 
 
