@@ -21,12 +21,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from safetensors.numpy import save as arrays_to_bytes
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from grader import wire
 
+_ALSO_NUMPY = (torch.float32, torch.float64, torch.int64, torch.uint8, torch.bool)
 PROBES: dict[str, Callable[..., Any]] = {}
 
 
@@ -101,7 +103,13 @@ def run(request: Mapping[str, Any], blobs: Mapping[str, bytes], out: BinaryIO) -
 
 
 def pack(tensors: Mapping[str, Tensor]) -> bytes:
-    """Tensors as safetensors bytes. Clones: shared and strided tensors are refused otherwise."""
+    """Tensors as safetensors bytes."""
+    if all(tensor.dtype in _ALSO_NUMPY for tensor in tensors.values()):
+        # The same bytes in a third of the time: hundreds of small tensors are the rule.
+        return arrays_to_bytes(
+            {k: v.detach().cpu().contiguous().numpy() for k, v in tensors.items()}
+        )
+    # Clones: shared and strided tensors are refused otherwise.
     return tensors_to_bytes({k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()})
 
 

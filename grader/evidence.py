@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,10 @@ _NUMPY = {
 }
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
+@lru_cache(maxsize=1 << 14)  # every run of a check has the same few hundred names
+def _natural(name: str) -> tuple[tuple[int, str], ...]:
     """A key to sort names by: runs of digits count as numbers."""
-    return [(int(p), "") if p.isdecimal() else (-1, p) for p in re.split(r"(\d+)", name)]
+    return tuple((int(p), "") if p.isdecimal() else (-1, p) for p in re.split(r"(\d+)", name))
 
 
 @dataclass(frozen=True)

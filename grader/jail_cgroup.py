@@ -1,8 +1,9 @@
 """A control group for a jail: the memory of all its processes together, and their number.
 
 RLIMIT_AS binds one process; a submission may start many. Where this user may make control groups
-(root on v1, a delegated subtree on v2) the jail gets one. Elsewhere the server inside adds up
-what its processes hold and stops the probe. v1 was run; v2 was not.
+(root on v1, a delegated subtree on v2) the jail gets one, and with it no more of the processors
+than another jail. Elsewhere the server inside adds up what its processes hold and stops the probe,
+and a probe that had no processor is given more time. v1 was run; v2 was not.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Cgroup:
                     continue
                 break
             else:
-                if controller != "pids":  # RLIMIT_NPROC bounds processes as well
+                if controller not in ("pids", "cpu"):  # RLIMIT_NPROC bounds processes as well
                     group.remove()
                     return None
         return group if group.folders else None
@@ -75,6 +76,7 @@ def _limits() -> dict[str, list[tuple[str, int]]]:
     return {
         "memory": [("memory.limit_in_bytes", MEMORY)],
         "pids": [("pids.max", PROCESSES)],
+        "cpu": [],  # to be in one is enough: a jail's share is one group's, however many it starts
     }
 
 

@@ -5,7 +5,8 @@ kernel keyrings, System V and POSIX message objects (all of them live on in a na
 maker has been killed), memory that no limit counts (memfd), new namespaces, mounts, looking into
 other processes, and sockets of families that a network namespace does not hold (AF_VSOCK). Limits,
 priority and processors a process may set for itself alone: all in a jail have one user, and what
-was done to the server would bind the next submission. x86-64 was run; the numbers for aarch64 come
+was done to the server would bind the next submission. Nor may it begin a session, which has a
+share of the processors of its own (sched_autogroup). x86-64 was run; the numbers for aarch64 come
 from the kernel's table.
 """
 
@@ -42,6 +43,7 @@ REFUSED = {
     "userfaultfd": (323, 282),
     "io_uring_setup": (425, 425),
     "ioprio_set": (251, 30),
+    "setsid": (112, 157),
 }
 # name: (numbers, how many of its first arguments must be 0, which means the caller itself)
 OWN_ONLY = {

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from grader import jail
+from grader.attendant import PATIENCE
 from grader.client import GraderFault, Report, Runner, _Process, reports, server_command
 from grader.jail_cgroup import MEMORY
 
@@ -62,7 +63,7 @@ class JailRunner:
         self._probes += 1
         self._server.send(request, blobs)
         try:
-            message = self._server.get(request["seconds"] + 30)
+            message = self._server.get(request["seconds"] * (1 + PATIENCE) + 30)
         except TimeoutError:
             message = None
         if message is None:

@@ -44,6 +44,7 @@ def bind_server() -> None:
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(limit, (value, value))
     _at_first.update({place: _access(place) for place in PLACES})
+    _mounted()
 
 
 def bind_probe(seconds: float) -> None:
@@ -101,7 +102,18 @@ def is_clean() -> bool:
 def _others() -> list[Path]:
     """The processes that belong to a probe."""
     ours = ("1", str(os.getpid()))
-    return [p for p in Path("/proc").iterdir() if p.name.isdecimal() and p.name not in ours]
+    with os.scandir("/proc") as entries:
+        names = [entry.name for entry in entries if entry.name.isdecimal()]
+    return [Path("/proc", name) for name in names if name not in ours]
+
+
+def tasks() -> int:
+    """How many threads the probe's processes have."""
+    total = 0
+    for process in _others():
+        with contextlib.suppress(OSError):
+            total += len(list((process / "task").iterdir()))
+    return total
 
 
 def _access(place: str) -> tuple[int, list[str]]:
@@ -160,18 +172,23 @@ class Watch:
     def __init__(self, budget: int | None) -> None:
         self.budget, self._next = budget, 0.0
 
-    def over(self) -> bool:
-        """Whether they hold more than the budget; looks four times a second."""
-        if self.budget is None or time.monotonic() < self._next:
+    def over(self, until: float) -> bool:
+        """Whether they hold more than the budget. Looks four times a second at most, seldomer where
+        they are so many that looking takes long, and no longer than ``until``."""
+        if self.budget is None or (started := time.monotonic()) < self._next:
             return False
-        self._next = time.monotonic() + 0.25
-        return _held() > self.budget
+        held = _held(until)
+        self._next = time.monotonic() + max(0.25, 10 * (time.monotonic() - started))
+        return held > self.budget
 
 
-def _held() -> int:
-    """Bytes that belong to one process each, of all processes that belong to a probe."""
+def _held(until: float) -> int:
+    """Bytes that belong to one process each, of all that belong to a probe and are looked at in
+    time."""
     total = 0
     for process in _others():
+        if time.monotonic() > until:
+            break
         try:
             lines = (process / "smaps_rollup").read_text().splitlines()
             kilobytes = [int(x.split()[1]) for x in lines if x.startswith(("Private_", "Swap:"))]

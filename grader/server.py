@@ -13,6 +13,7 @@ In a jail the server reads no request: for each it forks an attendant, which doe
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -30,6 +31,8 @@ def warm() -> None:
     """Import everything a probe uses and train one step, so that no fork has to."""
     import io
     import pkgutil
+    import platform
+    import tempfile
 
     import torch
 
@@ -52,8 +55,12 @@ def warm() -> None:
         torch.save([model.state_dict(), optimizer.state_dict()], file := io.BytesIO())
         file.seek(0)
         torch.load(file)
+    platform.platform()  # asks another process
     child.pack(model.state_dict())
     torch.manual_seed(0)
+    tempfile.gettempdir()  # tries the directory out, once
+    with contextlib.suppress(ImportError):  # Windows
+        import resource  # noqa: F401
     # What is here stays, and a fork's collector does not touch it: a page touched is a page copied.
     gc.collect()
     gc.freeze()

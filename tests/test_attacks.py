@@ -11,10 +11,12 @@ import hashlib
 import os
 import socket
 import textwrap
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from grader import registry
+from grader import jail, registry
 from grader.client import ForkServer
 from grader.jail_runner import JailRunner, Remembering
 from grader.judge import judge
@@ -23,6 +25,7 @@ from grader.verdict import Status
 from tests.conftest import need_jail
 from tests.test_bad_input import FORGERIES, package
 
+TRAINED = [registry.checks()[f"lr_reset.{name}"] for name in ("momentum", "same_bits")]
 CHECK = registry.checks()["lr_reset.momentum"]
 SPY = """
 import os, sys
@@ -111,6 +114,8 @@ def test_reads_nothing_of_the_course_the_class_or_the_machine(runners, tmp_path)
                     attempt(path, lambda: os.listdir(path) if os.path.isdir(path) else
                             open(path, "rb").read(1))
             attempt("processes outside", lambda: len(others) > 2)  # a server, an attendant
+            with open("/proc/self/maps") as maps:
+                attempt("memory shared with the server", lambda: "rw-s" in maps.read())
         """,
     )
 
@@ -452,6 +457,41 @@ def test_nothing_is_carried_from_one_probe_to_the_next(runners, tmp_path):
     """
     verdict = decide(runners, package(tmp_path, source))
     assert "found: []" in verdict.message, verdict.as_text()
+
+
+HOGGING = """
+import os
+def save_checkpoint(path, **kw):
+    while True:
+        try:
+            # To Linux each session is a group with a share of its own.
+            if os.fork() == 0: os.setsid()
+        except OSError: pass
+"""
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_who_takes_all_processors_takes_no_time_from_another(grouped, tmp_path, monkeypatch):
+    monkeypatch.setattr("grader.client.SECONDS", 1.0)
+    build = jail.build
+    monkeypatch.setattr(jail, "build", lambda program: build(program, cgroup=grouped))
+    need_jail()
+    honest, hogging = JailRunner(), JailRunner()
+    try:
+        assert decide((honest, honest), SOLUTIONS).status is Status.PASSED
+        hogging.wait_ready()
+        with ThreadPoolExecutor(1) as beside:
+            root = package(tmp_path, HOGGING)
+            monkeypatch.setattr("grader.client.SECONDS", 8.0)
+            ended = beside.submit(decide, (hogging, hogging), root)
+            time.sleep(2)
+            monkeypatch.setattr("grader.client.SECONDS", 1.0)
+            found = [decide((honest, honest), SOLUTIONS, check) for check in TRAINED]
+            assert ended.result().status in {Status.TIMED_OUT, Status.CRASHED}
+        assert [v.status for v in found] == [Status.PASSED] * len(found), found
+    finally:
+        honest.close()
+        hogging.close()
 
 
 SCAN = """

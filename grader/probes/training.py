@@ -68,7 +68,7 @@ def build(spec: dict[str, Any], seed: int, *, other: bool = False) -> Run:
     """
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)  # see child._settle
     model = Stack(spec.get("dropout", 0.3))
     if spec.get("odd"):  # two names for one weight, and 64 bits a number
         model.layers[4].weight = model.layers[1].weight
