@@ -220,7 +220,7 @@ def main() -> None:
         for number in asked.alone:
             alone.append(ours_alone(made, work, number))
             print(f"{number}: {alone[-1].seconds:.0f} s", flush=True)
-    Console(width=110).print(table([*both, *alone]))
+    Console(width=125).print(table([*both, *alone]))
     if alone:
         costs = [run.cost for run in alone]
         said = ", ".join(f"{cost:.2f} s" for cost in costs)
