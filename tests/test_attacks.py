@@ -411,7 +411,12 @@ ENDINGS = {
 }
 
 
-@pytest.mark.parametrize("name", ENDINGS)
+LONG = ("checkpoint that is a compressed bomb",)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in LONG else []) for n in ENDINGS]
+)
 def test_ends_in_its_verdict_and_the_next_check_is_whole(name, runners, tmp_path, monkeypatch):
     monkeypatch.setattr("grader.client.SECONDS", 6.0)
     source, expected = ENDINGS[name]
@@ -470,12 +475,13 @@ def save_checkpoint(path, **kw):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grouped", [True, False])
 def test_who_takes_all_processors_takes_no_time_from_another(grouped, tmp_path, monkeypatch):
+    need_jail()
     monkeypatch.setattr("grader.client.SECONDS", 1.0)
     build = jail.build
     monkeypatch.setattr(jail, "build", lambda program: build(program, cgroup=grouped))
-    need_jail()
     honest, hogging = JailRunner(), JailRunner()
     try:
         assert decide((honest, honest), SOLUTIONS).status is Status.PASSED

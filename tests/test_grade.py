@@ -92,6 +92,7 @@ def graded(ungraded, tmp_path_factory):
     return course, run
 
 
+@pytest.mark.slow
 def test_marks_and_what_has_none(graded):
     course, run = graded
     found = marks(course)
@@ -115,6 +116,7 @@ def test_marks_and_what_has_none(graded):
     assert not (course / ".staged").exists() or not list((course / ".staged").iterdir())
 
 
+@pytest.mark.slow
 def test_the_store_says_what_the_gradebook_says(graded):
     course, _ = graded
     store, found = Store(course), marks(course)
@@ -126,6 +128,7 @@ def test_the_store_says_what_the_gradebook_says(graded):
             assert found[record.student, check.replace(".", "-")] == (None, True)
 
 
+@pytest.mark.slow
 def test_a_second_run_does_nothing_and_an_edit_grades_one(graded, tmp_path):
     course = tmp_path / "cs101"
     shutil.copytree(graded[0], course)
@@ -144,6 +147,7 @@ def test_a_second_run_does_nothing_and_an_edit_grades_one(graded, tmp_path):
     assert marks(course)["wrong", "lr_reset-momentum"][0] > 0
 
 
+@pytest.mark.slow
 def test_feedback_teaches_and_shows_the_learner_s_own_code_only(graded):
     course, _ = graded
     nbgrader(course, "generate_feedback", "bit_for_bit", "--student", "wrong")
@@ -221,6 +225,7 @@ def test_apparmor_is_diagnosed_by_name(monkeypatch):
     assert name == "none" and "kernel.apparmor_restrict_unprivileged_userns" in missing[0]
 
 
+@pytest.mark.slow
 def test_no_process_and_no_file_is_left_outside(graded):
     """Of the run that graded the class: its jails were named after its workers, now gone."""
     for left in Path(tempfile.gettempdir()).glob("jail-*-*"):

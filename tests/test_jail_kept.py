@@ -71,9 +71,9 @@ def test_a_jail_is_kept_only_after_plain_ends(what, runners, tmp_path, monkeypat
 
 def test_a_jail_that_cannot_start_is_said_at_once(monkeypatch):
     """Not waited for: once for every check, it would look like a grader that hangs."""
+    need_jail()  # before: what it finds is remembered
     build = jail.build
     monkeypatch.setattr(jail, "build", lambda program: build(["/no/such/program"]))
-    need_jail()
     broken, trusted = JailRunner(), ForkServer()
     try:
         for _ in range(2):
