@@ -244,10 +244,10 @@ def limit(header: dict[str, Any]) -> None:
     limits = [(resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, header.get("max_file", 256 << 20))]
     if in_use:
         limits.append((resource.RLIMIT_AS, in_use + header["memory"]))
-    for limit, value in limits:
-        _, hard = resource.getrlimit(limit)
+    for kind, value in limits:
+        _, hard = resource.getrlimit(kind)
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(limit, (value, hard))
+        resource.setrlimit(kind, (value, hard))
     if jailed.inside():
         jailed.bind_probe(header["seconds"])
     # Past its file-size limit a write should fail with EFBIG, as on a full disk, not kill.

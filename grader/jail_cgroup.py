@@ -46,7 +46,8 @@ class Cgroup:
                     continue
                 break
             else:
-                if controller not in ("pids", "cpu"):  # RLIMIT_NPROC bounds processes as well
+                # RLIMIT_NPROC bounds processes as well, and a probe's time makes up for its share.
+                if controller not in ("pids", "cpu"):
                     group.remove()
                     return None
         return group if group.folders else None

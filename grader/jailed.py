@@ -44,7 +44,7 @@ def bind_server() -> None:
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(limit, (value, value))
     _at_first.update({place: _access(place) for place in PLACES})
-    _mounted()
+    _mounted()  # remembered, for every fork
 
 
 def bind_probe(seconds: float) -> None:
@@ -173,13 +173,11 @@ class Watch:
         self.budget, self._next = budget, 0.0
 
     def over(self, until: float) -> bool:
-        """Whether they hold more than the budget. Looks four times a second at most, seldomer where
-        they are so many that looking takes long, and no longer than ``until``."""
-        if self.budget is None or (started := time.monotonic()) < self._next:
+        """Whether they hold more than the budget; looks four times a second, not past ``until``."""
+        if self.budget is None or time.monotonic() < self._next:
             return False
-        held = _held(until)
-        self._next = time.monotonic() + max(0.25, 10 * (time.monotonic() - started))
-        return held > self.budget
+        self._next = time.monotonic() + 0.25
+        return _held(until) > self.budget
 
 
 def _held(until: float) -> int:

@@ -24,8 +24,6 @@ from typing import Any
 from grader import attendant, jailed, lighter, wire
 from grader.attendant import PR_SET_CHILD_SUBREAPER, PR_SET_DUMPABLE, prctl
 
-JAILED = "--jailed" in sys.argv
-
 
 def warm() -> None:
     """Import everything a probe uses and train one step, so that no fork has to."""
@@ -70,22 +68,28 @@ def warm() -> None:
 def serve() -> None:
     """Answer requests one after another until stdin ends."""
     requests, reports = _own_streams()
-    if JAILED:
+    if "--jailed" in sys.argv:
         jailed.bind_server()
     warm()
     # A probe must not write this process's memory, nor an attendant's, through /proc.
     prctl(PR_SET_DUMPABLE, 0)
     prctl(PR_SET_CHILD_SUBREAPER, 1)  # an attendant that is killed leaves its probe to us
     wire.send(reports, {"ready": True, "pid": os.getpid()})
-    while kind := os.read(requests, 1):
-        if kind == wire.COMPILED:
-            lighter.load_compiler()
-        if JAILED:
+    while _announced(requests):
+        if jailed.inside():
             _attended(requests, reports)
         else:
             attendant.answer(requests, reports)
-    if JAILED:
+    if jailed.inside():
         os._exit(0)  # process 1: the jail is waited for
+
+
+def _announced(requests: int) -> bool:
+    """Whether a request follows; False at the end. What it will import is imported first."""
+    kind = os.read(requests, 1)
+    if kind == wire.COMPILED:
+        lighter.load_compiler()
+    return bool(kind)
 
 
 def _attended(requests: int, reports: Any) -> None:
@@ -117,10 +121,7 @@ def serve_single() -> None:
     requests, reports = _own_streams()
     warm()
     wire.send(reports, {"ready": True, "pid": os.getpid()})
-    kind = os.read(requests, 1)
-    if kind == wire.COMPILED:
-        lighter.load_compiler()
-    message = wire.receive(os.fdopen(requests, "rb")) if kind else None
+    message = wire.receive(os.fdopen(requests, "rb")) if _announced(requests) else None
     if message is None:
         return
     header, blobs = message
